@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import workbench as wb
+from workbench import analysis
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
 from workbench.core.image_size import ImageSize, Side, as_side
@@ -117,16 +118,48 @@ def test_what_needs_squares_refuses_others():
         VQGAN.Config(side="16x26", multipliers=(1, 1, 1))
 
 
-def test_a_rectangular_autoencoder_is_evaluated(tmp_path):
+CODEBOOK = np.random.default_rng(0).uniform(-1, 1, (32, 3)).astype(np.float32)
+# Those that draw images, or arrange tokens on their grid.
+SPATIAL = (
+    "image_comparison",
+    "similar_images",
+    "reconstruction",
+    "latent_pictures",
+    "code_gallery",
+    "code_cooccurrence",
+    "neighbor_consistency",
+    "decoder_noise",
+    "equivariance",
+)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Evaluate a pair of functions on images of 16 x 32 pixels, with a grid of 4 x 8 tokens."""
     tokenizer = wb.wrap(
-        lambda x: F.avg_pool2d(x, 4), lambda z: F.interpolate(z, scale_factor=4.0), side=SIZE
+        lambda x: F.avg_pool2d(x, 4),
+        lambda z: F.interpolate(z, scale_factor=4.0),
+        codebook=CODEBOOK,
+        side=SIZE,
     )
-    run = wb.evaluate(tokenizer, "photos", tmp_path / "run", limit=24, progress=False)
-    assert (run.config.data.side, run.config.settings["side"]) == (SIZE, "16x32")
-    evidence = run.evidence()
+    out = tmp_path_factory.mktemp("runs") / "wide"
+    return wb.evaluate(tokenizer, "photos", out, limit=24, progress=False)
+
+
+def test_a_rectangular_autoencoder_is_evaluated(wide, tmp_path):
+    assert (wide.config.data.side, wide.config.settings["side"]) == (SIZE, "16x32")
+    evidence = wide.evidence()
     assert evidence.images.shape[1:] == evidence.reconstructions.shape[1:] == (16, 32, 3)
     assert evidence.grid == (4, 8)
     means = evidence.images.reshape(24, 4, 4, 8, 4, 3).mean(axis=(2, 4)) / 127.5 - 1
     np.testing.assert_allclose(evidence.latents.reshape(24, 4, 8, 3), means, atol=1e-5)
+    square = wb.wrap(lambda x: x, lambda z: z, side=16)
     with pytest.raises(UserError, match="16x32"):
-        wb.evaluate(tokenizer, "photos", tmp_path / "other", side=32)
+        wb.evaluate(square, "photos", tmp_path / "other", side="16x32")
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_analyses_of_images_and_grids_take_rectangles(wide, name):
+    function = analysis.get(name)
+    result = function(**wide.evidence().kwargs_for(function))
+    assert result.summary() and result.figure() is not None
