@@ -79,7 +79,8 @@ import json, resource, sys, time
 from pathlib import Path
 from workbench.analysis import get
 from workbench.core.errors import UserError
-from workbench.storage.evidence import Evidence, array_names, kwargs_for
+from workbench.storage.analysis_arguments import array_names, kwargs_for
+from workbench.storage.evidence import Evidence
 import plotly.graph_objects, pandas, scipy.stats
 function = get(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 5))

@@ -14,7 +14,8 @@ import workbench.analysis
 from workbench.analysis import analyses, get, groups, result_serialization
 from workbench.analysis.side_by_side import SideBySide
 from workbench.core.errors import UserError
-from workbench.storage.evidence import PARTNERS, Evidence, array_names, kwargs_for
+from workbench.storage.analysis_arguments import PARTNERS, array_names, kwargs_for
+from workbench.storage.evidence import Evidence
 from workbench.storage.training_log import TrainingLog
 
 PROVENANCE = {

@@ -23,7 +23,8 @@ from workbench.collect.batches import pictures_first
 from workbench.core.errors import RunError, UserError
 from workbench.core.progress import Cancelled, progress_listener
 from workbench.launch.evaluate import evaluate
-from workbench.storage.evidence import Evidence, array_names
+from workbench.storage.analysis_arguments import array_names
+from workbench.storage.evidence import Evidence
 from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
 from workbench.tokenizers.pretrained.wrapped import wrap

@@ -27,7 +27,7 @@ from workbench.core.errors import NotApplicable, RunError
 from workbench.core.progress import progress_listener
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
-from workbench.storage import evidence as evidence_module
+from workbench.storage import evidence_files
 from workbench.storage.evidence import ARRAYS, Evidence, kwargs_for
 from workbench.storage.files import load_array
 from workbench.storage.run import Run
@@ -197,7 +197,7 @@ def test_reused_inode_does_not_mix_versions(saved, monkeypatch):
                 break
         return array
 
-    monkeypatch.setattr(evidence_module, "load_array", slow)
+    monkeypatch.setattr(evidence_files, "load_array", slow)
     assert Evidence.open(saved).latents is None and loaded == ["latents.npy"]
 
 

@@ -15,7 +15,8 @@ from workbench.core.errors import RunError, UserError
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.notebook.explorer import open as open_explorer
 from workbench.hosts.reports.report import report
-from workbench.storage.evidence import Evidence, array_names
+from workbench.storage.analysis_arguments import array_names
+from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace

@@ -14,7 +14,7 @@ from workbench.collect import collect, to_uint8
 from workbench.core.errors import RunError, UserError
 from workbench.hosts.reports.report import report
 from workbench.launch.in_process import train
-from workbench.storage import evidence as evidence_module
+from workbench.storage import evidence_files
 from workbench.storage.evidence import Evidence, verify_evidence
 from workbench.storage.run import Run
 
@@ -132,7 +132,7 @@ def test_evidence_without_digests_is_opened(soft):
 
 
 def test_report_checks_arrays_of_any_size(soft, tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence_module, "MAX_CHECKED_BYTES", 0)
+    monkeypatch.setattr(evidence_files, "MAX_CHECKED_BYTES", 0)
     folder = soft.evidence_folder(60)
     flip_bit(folder / "codes.npy", -1)
     assert soft.evidence().codes is not None

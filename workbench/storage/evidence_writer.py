@@ -18,10 +18,11 @@ import numpy as np
 
 from workbench.core.errors import RunError
 from workbench.storage.atomic import read_json, replace_folder, write_text
-from workbench.storage.evidence import ARRAYS, write_provenance
+from workbench.storage.evidence_arrays import ARRAYS
 from workbench.storage.files import load_array
 from workbench.storage.leftovers import remove_leftovers, temporary_path
 from workbench.storage.mapped_array import create_mapped_array
+from workbench.storage.provenance_file import write_provenance
 
 KEY_FILE = "key.json"
 RECORD_INTERVAL_S = 5.0  # at most this much work of a killed process is done again

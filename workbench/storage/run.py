@@ -25,24 +25,20 @@ import json
 import os
 import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import RunError, UserError, unknown
-from workbench.core.trusted import MAIN, PACKAGE, import_trusted, is_trusted
+from workbench.core.errors import RunError, UserError
 from workbench.storage import control
-from workbench.storage.atomic import atomic_path, check_new_folder, read_json, write_text
+from workbench.storage.atomic import atomic_path, check_new_folder, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
 from workbench.storage.exclusive import exclusive
 from workbench.storage.files import (
     STEP_NAME,
-    is_count,
-    is_number,
     open_regular,
     printable,
     steps_in,
@@ -52,8 +48,17 @@ from workbench.storage.imported import load_imported
 from workbench.storage.jsonl import append_record, is_event, is_log_record, read_records
 from workbench.storage.leftovers import restore_moved_folders
 from workbench.storage.migrations import FORMAT
-from workbench.storage.process import current_process, is_alive
+from workbench.storage.process import is_alive
 from workbench.storage.run_config import RunConfig
+from workbench.storage.run_folders import missing_run, not_a_run, run_folders
+from workbench.storage.run_model import (
+    build_model,
+    class_module,
+    is_trusted_class,
+    load_model,
+    untrusted_class,
+)
+from workbench.storage.run_status import read_status, write_status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,30 +67,7 @@ if TYPE_CHECKING:
 
 ACTIVE_STATES = ("running", "paused")
 IMPORTED_STEP = 0  # of the evidence of a model that was trained elsewhere
-MAX_REASON_LENGTH = 200
-MAX_SMALL_SIZE = 512  # settings up to this size do not exhaust the memory of a machine
 _CHECKPOINT = re.compile(r"step-([0-9]{6,18})\.safetensors")
-
-
-def _is_optional_number(value: Any) -> bool:
-    return value is None or is_number(value)
-
-
-def _is_multipliers(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_number(number) for number in value.values())
-
-
-# The required type of each value in status.json that is read.
-_STATUS_CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "state": lambda value: isinstance(value, str),
-    "step": is_count,
-    "steps": is_count,
-    "seconds_left": _is_optional_number,
-    "weights": _is_multipliers,
-    "lr": is_number,
-    "answered": is_count,
-    "time": is_number,
-}
 
 
 class Run:
@@ -112,11 +94,11 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise _missing(self.folder)
+            raise missing_run(self.folder)
         try:
             self.config = RunConfig.read(self.folder / "config.json")
         except FileNotFoundError:
-            raise _not_a_run(self.folder) from None
+            raise not_a_run(self.folder) from None
 
     @classmethod
     def create(cls, folder: str | Path, config: RunConfig | Mapping[str, Any]) -> "Run":
@@ -174,7 +156,7 @@ class Run:
             with os.scandir(self.folder) as entries:
                 matches = [_CHECKPOINT.fullmatch(entry.name) for entry in entries]
         except FileNotFoundError:
-            raise _missing(self.folder) from None
+            raise missing_run(self.folder) from None
         except OSError as error:
             raise unreadable(self.folder, error) from None
         return sorted(int(match[1]) for match in matches if match)
@@ -245,36 +227,10 @@ class Run:
         if self.config.imported is not None:
             self.find_step(step)
             return load_imported(self.folder, self.config.imported, trust)
-        weights = read_tensors(self.checkpoint(step))["ema" if averaged else "model"]
-        self._check_shapes(weights, self.checkpoint(step))
-        model = self.build(trust)
-        self._load_weights(model, weights, self.checkpoint(step))
-        return model.eval()
-
-    def _check_shapes(self, weights: "dict[str, Tensor]", checkpoint: Path) -> None:
-        """Compare sizes before memory is allocated: settings may ask for any amount of it."""
-        import torch
-
-        if not self.is_trusted():
-            return  # a class from elsewhere may need real tensors
-        if _largest_size(self.config.settings) <= MAX_SMALL_SIZE:
-            return  # building it without memory imports the compiler, which takes a second
-        with torch.device("meta"):
-            model = self.build()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*meta parameter.*")
-            self._load_weights(model, weights, checkpoint)
-
-    def _load_weights(
-        self, model: "nn.Module", weights: "dict[str, Tensor]", checkpoint: Path
-    ) -> None:
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
-            raise RunError(
-                f"{checkpoint} does not fit {self.config.class_path}: {reason}"
-            ) from None
+        checkpoint = self.checkpoint(step)
+        weights = read_tensors(checkpoint)["ema" if averaged else "model"]
+        self.check_trust(trust)
+        return load_model(self.folder, self.config, weights, checkpoint, trust)
 
     def build(self, trust: Sequence[str] = ()) -> "nn.Module":
         """Return the model as it was before training.
@@ -294,27 +250,17 @@ class Run:
             raise RunError(
                 f"{self.folder} is an imported run; its model before training is not known."
             )
-        path = self.config.class_path
         self.check_trust(trust)
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in self.config.settings.items()
-        }
-        try:
-            model_class = import_trusted(path, (PACKAGE, *trust))
-            return model_class(model_class.Config(**settings))
-        except (UserError, ImportError, AttributeError, TypeError) as error:
-            reason = str(error).rstrip(".")
-            raise RunError(f"{self.folder} cannot be built from {path}: {reason}.") from None
+        return build_model(self.folder, self.config, trust)
 
     @property
     def module(self) -> str:
         """The module of the model's class."""
-        return self.config.class_path.partition(":")[0]
+        return class_module(self.config)
 
     def is_trusted(self, trust: Sequence[str] = ()) -> bool:
         """True if the class of the model belongs to this package or to a trusted module."""
-        return is_trusted(self.module, (PACKAGE, *trust))
+        return is_trusted_class(self.config, trust)
 
     def check_trust(self, trust: Sequence[str] = ()) -> None:
         """Refuse a run whose class may not be imported.
@@ -324,20 +270,8 @@ class Run:
         RunError
             If its module is neither of this package nor trusted.
         """
-        if self.is_trusted(trust):
-            return
-        path, module = self.config.class_path, self.module
-        if module == MAIN:
-            raise RunError(
-                f"{self.folder} was trained with a class of a notebook or script ({path}). Only"
-                " there can its model be loaded, with trust=['__main__']; its evidence can be"
-                " viewed everywhere."
-            )
-        package = module.partition(".")[0]
-        raise RunError(
-            f"{self.folder} was trained with {path}, code outside of this package. If you trust it,"
-            f" add --trust {package} (in Python: trust=['{package}'])."
-        )
+        if not self.is_trusted(trust):
+            raise untrusted_class(self.folder, self.config)
 
     def history(self) -> "pd.DataFrame":
         """Return the log, one row per logged step, without a line that is still being written."""
@@ -375,20 +309,13 @@ class Run:
         RunError
             If status.json cannot be read, or a value in it has the wrong type.
         """
-        status = {
+        defaults = {
             "state": "new" if self.config.imported is None else "imported",
             "step": 0,
             "steps": self.config.training.get("steps", 0),
             "seconds_left": None,
         }
-        path = self.folder / "status.json"
-        status |= read_json(path, {})
-        for name, is_valid in _STATUS_CHECKS.items():
-            if name in status and not is_valid(status[name]):
-                raise RunError(
-                    f"{printable(path)} is damaged ({name} is of the wrong type). "
-                    "Delete it; training writes it again."
-                )
+        status = read_status(self.folder, defaults)
         if status["state"] in ACTIVE_STATES and not is_alive(status):
             status["state"] = "interrupted"
         return status
@@ -434,7 +361,7 @@ class Run:
         The contents of the logs are not read.
         """
         if not self.folder.is_dir():
-            raise _missing(self.folder)
+            raise missing_run(self.folder)
         for name in ("log.jsonl", "events.jsonl"):
             with suppress(FileNotFoundError):
                 open_regular(self.folder / name).close()
@@ -554,8 +481,7 @@ class Run:
 
     def report(self, state: str, step: int, **details: Any) -> None:
         """Write the status."""
-        status = {"state": state, "step": step, **details, **current_process()}
-        write_text(self.folder / "status.json", json.dumps(status))
+        write_status(self.folder, {"state": state, "step": step, **details})
 
     def rewind(self, step: int) -> None:
         """Remove the log and the statistics after a step.
@@ -663,12 +589,12 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise _missing(folder)
+        raise missing_run(folder)
     if (folder / "config.json").exists():
         return [Run(folder)], []
     runs = []
     refused = []
-    for path in _run_folders(folder):
+    for path in run_folders(folder):
         try:
             runs.append(_open_checked(path))
         except UserError as error:
@@ -689,55 +615,3 @@ def _open_checked(path: Path) -> Run:
     run.check_files()
     run.evidence_steps  # noqa: B018
     return run
-
-
-def _run_folders(folder: Path) -> list[Path]:
-    """Return the folders with a config.json, and those that cannot be looked into, by name."""
-    try:
-        with os.scandir(folder) as entries:
-            subfolders = sorted(folder / entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise unreadable(folder, error) from None
-    return [path for path in subfolders if _may_be_run(path)]
-
-
-def _may_be_run(folder: Path) -> bool:
-    try:
-        (folder / "config.json").lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True  # opening it gives the reason
-    return True
-
-
-def _run_names(folder: Path) -> list[str]:
-    return [printable(path.name) for path in _run_folders(folder)]
-
-
-def _largest_size(settings: Any) -> float:
-    """Return the largest number, or number of entries, in nested settings."""
-    if isinstance(settings, dict):
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        return max([len(settings), *map(_largest_size, settings)])
-    return settings if isinstance(settings, int | float) else 0
-
-
-def _not_a_run(folder: Path) -> RunError:
-    names = _run_names(folder)
-    advice = "Train a run with: workbench train"
-    if names:
-        advice = f"It contains the runs {', '.join(names)}; name one of them"
-    return RunError(f"{folder} is not a run: it has no config.json. {advice}")
-
-
-def _missing(folder: Path) -> RunError:
-    if folder.exists():
-        return RunError(f"{folder} is a file, and a run is a folder. Did you mean {folder.parent}?")
-    names = _run_names(folder.parent) if folder.parent.is_dir() else []
-    if names:
-        return RunError(str(unknown(f"run in {folder.parent} named", folder.name, names)))
-    return RunError(
-        f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}"
-    )

@@ -21,13 +21,13 @@ from workbench.analysis.result_cache import cached_result
 from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
 from workbench.analysis.side_by_side import SideBySide
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
-from workbench.storage.evidence import (
+from workbench.storage.analysis_arguments import (
     PARTNERS,
-    Evidence,
     array_names,
     kwargs_for,
     reads_logs,
 )
+from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run, find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
@@ -405,7 +405,8 @@ class Workspace:
 
     def _row(self, run: Run) -> dict[str, Any]:
         run.check_files()
-        settings, status = run.config.settings, run.status()
+        settings = run.config.settings
+        status = run.status()
         data = (run.tokenizer or run).config.data
         steps = self.collected(run.name)
         psnr = math.nan

@@ -20,7 +20,8 @@ from workbench.analysis.result_cache import composed_result
 from workbench.analysis.runs.expectation import Expectation, expectation
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled, report_progress
-from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.storage.analysis_arguments import kwargs_for
+from workbench.storage.evidence import Evidence
 
 FINGERPRINT_LETTERS = 6
 RECONSTRUCTION = "PSNR"
