@@ -15,7 +15,7 @@ of nearest held-out latents instead. The distance of decoded draws from one Gaus
 which needs no training, is given next to that of samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated
 
@@ -33,109 +33,105 @@ from workbench.analysis.generation.distance_names import (
 from workbench.analysis.generation.feature_distances import (
     MAX_MANIFOLD_IMAGES,
     frechet_distance,
-    frechet_error,
-    gaussian_distance,
-    gaussian_kernel_distance,
-    has_influence_error,
     inception_score,
-    kernel_distance,
-    precision_recall,
 )
 from workbench.analysis.generation.gaussian_reference import (
     CLASS_GAUSSIANS,
     ReferenceDistance,
     reference_distances,
 )
-from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.generation.memorization import (
     TAIL_SHARE,
     Memorization,
     gallery,
     memorization,
 )
+from workbench.analysis.generation.set_comparison import (
+    FLOOR,
+    Distance,
+    SetComparison,
+    Sets,
+    check_sets,
+    cut_to_equal_size,
+    pairs_of,
+    present_sets,
+    reference_moments,
+)
 from workbench.analysis.stats.sampling import Subset
-from workbench.core.errors import NotApplicable, UserError
-from workbench.core.moments import BLOCK_ROWS, Moments
+from workbench.core.errors import NotApplicable
 
-MIN_IMAGES = 10  # per set
 MIN_RELIABLE_IMAGES = 1000  # with fewer images, a small distance is mostly bias
 MIN_TAIL_IMAGES = 500  # with fewer held-out images, 1 % of them are a handful
-# With more features, errors come from influence functions: resampling would take minutes.
-MAX_RESAMPLED_FEATURES = 512
-MAX_SPLITS_OF_WIDE_FEATURES = 10
-FLOOR = "floor"
-# Name, real set, evaluated set. The floor is the distance between two sets of real images.
-PAIRS = (
-    (FLOOR, "held-out", "training"),
-    ("r", "held-out", "reconstructions"),
-    ("i", "held-out", "interpolations"),
-    ("i", "held-out", "midpoints"),
-    ("g", "training", "samples"),
-    ("gap", "reconstructions", "samples"),
-)
 REAL_SET_NAMES = {"held-out": "held-out images", "training": "training images"}
-# Sets that are compared with a file of reference statistics.
-REFERENCE_PAIRS = (("r", "reconstructions"), ("g", "samples"))
-# Sets of features that belong to the same images, row by row.
-PAIRED_SETS = ("held-out", "reconstructions", "interpolations", "midpoints")
-Sets = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Distance:
-    """Distance between two sets of images of equal size, or of a set to reference statistics.
-
-    A value that cannot be computed is NaN.
-    """
-
-    name: str  # rFD, gFD, iFD (interpolation), gap, floor; FID or FDD in place of FD
-    real: str
-    evaluated: str
-    value: float  # Fréchet distance
-    # 95 % interval of its variation at this n, by half samples, which are conservative near the
-    # floor, or by influence functions for over 512 features or over 10,000 images.
-    low: float
-    high: float
-    extrapolated: float  # to unlimited n, with about the same variation
-    kid: float  # kernel distance; unbiased, so it may be negative
-    kid_error: float  # standard error over blocks
-    precision: float  # fraction of the evaluated images on the manifold of the real images
-    recall: float  # fraction of the real images on the manifold of the evaluated images
-    precision_error: float  # binomial standard errors, for fixed manifolds
-    recall_error: float
-    cmmd: float | None  # distance with a Gaussian kernel; None for features other than CLIP's
-    n: int  # images of the evaluated set
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """The Inception score of a set of images."""
+    """The Inception score of a set of images.
+
+    Attributes
+    ----------
+    evaluated : str
+        Name of the set.
+    score : float
+    deviation : float
+        Standard deviation over ten parts of the set.
+    n : int
+        Number of images.
+    """
 
     evaluated: str
     score: float
-    deviation: float  # over ten parts of the set
+    deviation: float
     n: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Fidelity(Result):
-    """Distances between real, reconstructed and generated images."""
+    """Distances between real, reconstructed and generated images.
+
+    Attributes
+    ----------
+    distances : tuple of Distance
+        One per pair of sets.
+    references : tuple of ReferenceDistance
+        Distances of decoded draws from Gaussians to training images; empty if they were not
+        collected.
+    spatial_distances : tuple of Distance
+        sFID; empty without spatial features.
+    scores : tuple of ClassScore
+        Inception scores; empty without logits.
+    memorization : Memorization or None
+        None without samples, training images and held-out images.
+    gallery : ndarray of uint8, shape (height, width, 4), or None
+        Samples above their nearest training images.
+    feature_extractor : str
+        Name of the network of the features.
+    n, dimensions : int
+        Images of each set, and features of an image.
+    splits, neighbors, seed : int
+        The controls.
+    protocol : str
+        Network, weights, resizing and versions; empty if they are not known.
+    feature_extractor_reason : str
+        Reason for this network, in one sentence.
+    warnings : tuple of str
+        Sentences on the reliability of the distances.
+    """
 
     distances: tuple[Distance, ...]
-    # Of decoded draws from Gaussians to training images; empty if they were not collected.
     references: tuple[ReferenceDistance, ...]
-    spatial_distances: tuple[Distance, ...]  # sFID; empty without spatial features
-    scores: tuple[ClassScore, ...]  # Inception scores; empty without logits
-    memorization: Memorization | None  # None without samples, training and held-out images
-    # uint8 (height, width, 4): samples above their nearest training images.
+    spatial_distances: tuple[Distance, ...]
+    scores: tuple[ClassScore, ...]
+    memorization: Memorization | None
     gallery: np.ndarray | None = field(repr=False)
     feature_extractor: str
-    n: int  # images of each set
+    n: int
     dimensions: int
     splits: int
     neighbors: int
     seed: int
-    protocol: str  # network, weights, resizing and versions; empty if they are not known
+    protocol: str
     feature_extractor_reason: str
     warnings: tuple[str, ...]
 
@@ -222,16 +218,6 @@ class Fidelity(Result):
                 real="training",
                 evaluated=f"decoded {reference.name}",
                 value=reference.value,
-                low=np.nan,
-                high=np.nan,
-                extrapolated=np.nan,
-                kid=np.nan,
-                kid_error=np.nan,
-                precision=np.nan,
-                recall=np.nan,
-                precision_error=np.nan,
-                recall_error=np.nan,
-                cmmd=None,
                 n=reference.n,
             )
             for reference in self.references
@@ -350,60 +336,51 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
     >>> result.distances[0].name, round(result.distances[0].value, 6)
     ('rFD', 2.0)
     """
-    optional_sets = {
-        "held-out": features,
-        "training": train_features,
-        "reconstructions": reconstruction_features,
-        "interpolations": interpolation_features,
-        "midpoints": midpoint_features,
-        "samples": sample_features,
-    }
-    spatial_sets = {
-        "held-out": spatial_features,
-        "training": train_spatial_features,
-        "reconstructions": reconstruction_spatial_features,
-        "samples": sample_spatial_features,
-    }
-    comparison = _Comparison(feature_extractor, splits, neighbors, seed)
-    reference_moments = _reference(reference_mean, reference_covariance)
-    sets = _check_sets({name: x for name, x in optional_sets.items() if x is not None})
-    pairs = [pair for pair in PAIRS if pair[1] in sets and pair[2] in sets]
-    if not pairs and not (reference_moments and sets):
+    sets = present_sets(
+        {
+            "held-out": features,
+            "training": train_features,
+            "reconstructions": reconstruction_features,
+            "interpolations": interpolation_features,
+            "midpoints": midpoint_features,
+            "samples": sample_features,
+        }
+    )
+    moments = reference_moments(reference_mean, reference_covariance)
+    pairs = pairs_of(sets)
+    if not pairs and not (moments and sets):
         raise NotApplicable(
             "Fidelity needs the features of two sets of images, such as held-out images and"
             " reconstructions. Collect them with a feature extractor."
         )
     used = {name: sets[name] for name in sets if any(name in pair[1:] for pair in pairs)} or sets
-    near_copies = None
-    copies_gallery = None
-    if {"held-out", "training", "samples"} <= sets.keys():
-        near_copies = memorization(sets["samples"], sets["held-out"], sets["training"], seed)
-        if samples is not None and train_images is not None:
-            copies_gallery = gallery(near_copies, samples, train_images)
+    near_copies, copies_gallery = _near_copies(sets, samples, train_images, seed)
+    comparison = SetComparison(
+        feature_extractor=feature_extractor, splits=splits, neighbors=neighbors, seed=seed
+    )
     distances = comparison.of_sets(used, pairs)
-    distances += comparison.with_reference(sets, reference_moments, reference)
+    distances += comparison.with_reference(sets, moments, reference)
     references: tuple[ReferenceDistance, ...] = ()
     if "training" in used:
-        training = _cut_to_equal_size(used, seed)["training"]
+        training = cut_to_equal_size(used, seed)["training"]
         references = reference_distances(training, gaussian_features, isotropic_features, seed)
-    spatial = _check_sets({name: x for name, x in spatial_sets.items() if x is not None})
-    spatial_pairs = [pair for pair in PAIRS if pair[1] in spatial and pair[2] in spatial]
-    spatial_reference = _reference(reference_spatial_mean, reference_spatial_covariance)
-    spatial_distances = comparison.of_sets(spatial, spatial_pairs)
-    spatial_distances += comparison.with_reference(spatial, spatial_reference, reference)
-    logits = {"reconstructions": reconstruction_logits, "samples": sample_logits}
+    spatial = present_sets(
+        {
+            "held-out": spatial_features,
+            "training": train_spatial_features,
+            "reconstructions": reconstruction_spatial_features,
+            "samples": sample_spatial_features,
+        }
+    )
+    spatial_moments = reference_moments(reference_spatial_mean, reference_spatial_covariance)
+    spatial_distances = comparison.of_sets(spatial, pairs_of(spatial))
+    spatial_distances += comparison.with_reference(spatial, spatial_moments, reference)
     return Fidelity(
         distances=distances,
         references=references,
-        spatial_distances=tuple(
-            replace(d, name=d.name.replace("FID", "sFID"))
-            for d in spatial_distances
-            if d.name.endswith("FID")
-        ),
-        scores=tuple(
-            ClassScore(name, *inception_score(values, seed=seed), n=len(values))
-            for name, values in logits.items()
-            if values is not None
+        spatial_distances=_spatial_names(spatial_distances),
+        scores=_class_scores(
+            {"reconstructions": reconstruction_logits, "samples": sample_logits}, seed
         ),
         memorization=near_copies,
         gallery=copies_gallery,
@@ -417,6 +394,37 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         feature_extractor_reason=feature_extractor_reason,
         warnings=_warnings(used, near_copies),
     )
+
+
+def _near_copies(
+    sets: Sets, samples: np.ndarray | None, train_images: np.ndarray | None, seed: int
+) -> tuple[Memorization | None, np.ndarray | None]:
+    """Count near copies of training images, and draw them if there are pictures."""
+    if not {"held-out", "training", "samples"} <= sets.keys():
+        return None, None
+    near_copies = memorization(sets["samples"], sets["held-out"], sets["training"], seed)
+    if samples is None or train_images is None:
+        return near_copies, None
+    return near_copies, gallery(near_copies, samples, train_images)
+
+
+def _spatial_names(distances: Sequence[Distance]) -> tuple[Distance, ...]:
+    """Return the distances that are defined for spatial features, named sFID."""
+    return tuple(
+        replace(distance, name=distance.name.replace("FID", "sFID"))
+        for distance in distances
+        if distance.name.endswith("FID")
+    )
+
+
+def _class_scores(logits: Mapping[str, np.ndarray | None], seed: int) -> tuple[ClassScore, ...]:
+    scores = []
+    for name, values in logits.items():
+        if values is None:
+            continue
+        score, deviation = inception_score(values, seed=seed)
+        scores.append(ClassScore(evaluated=name, score=score, deviation=deviation, n=len(values)))
+    return tuple(scores)
 
 
 def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
@@ -439,168 +447,8 @@ def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
         As `fidelity`.
     """
     named = {name.replace("_", "-"): rows for name, rows in sets.items()}
-    equal_sets = _cut_to_equal_size(_check_sets(named), seed)
+    equal_sets = cut_to_equal_size(check_sets(named), seed)
     return frechet_distance(*equal_sets.values())
-
-
-def _check_sets(sets: Sets) -> Sets:
-    """Return the sets, checked for size, NaN and dimensions. Large sets stay on disk."""
-    checked = {}
-    for name, rows in sets.items():
-        if len(rows) < MIN_IMAGES:
-            raise NotApplicable(
-                f"Fidelity needs at least {MIN_IMAGES} images per set; there are {len(rows)}"
-                f" {name}."
-            )
-        num_invalid = sum(
-            int((~np.isfinite(rows[start : start + BLOCK_ROWS])).any(axis=1).sum())
-            for start in range(0, len(rows), BLOCK_ROWS)
-        )
-        if num_invalid:
-            raise UserError(
-                f"The features of {num_invalid} of {len(rows)} images contain NaN or infinity"
-                f" ({name})."
-            )
-        checked[name] = rows
-    if len({rows.shape[1] for rows in checked.values()}) > 1:
-        dimensions = ", ".join(f"{name} {rows.shape[1]}" for name, rows in checked.items())
-        raise UserError(
-            f"The features differ in dimensions ({dimensions})."
-            " Were all of them computed by one feature extractor?"
-        )
-    num_images = len(checked.get("held-out", ()))
-    num_reconstructions = len(checked.get("reconstructions", ()))
-    if num_images and num_reconstructions and num_images != num_reconstructions:
-        raise UserError(
-            f"There are features of {num_images} images and {num_reconstructions} reconstructions."
-            " Do both come from one run?"
-        )
-    return checked
-
-
-def _cut_to_equal_size(sets: Sets, seed: int) -> Sets:
-    """Cut the sets to the smallest; sets of the same images keep the same images, in one order."""
-    random = np.random.default_rng(seed)
-    n = min(map(len, sets.values()))
-    num_held_out = max(len(sets.get("held-out", ())), len(sets.get("reconstructions", ())))
-    shared_order = random.permutation(num_held_out)
-    cut = {}
-    for name, rows in sets.items():
-        is_paired = name in PAIRED_SETS and len(rows) == num_held_out
-        order = shared_order if is_paired else random.permutation(len(rows))
-        cut[name] = rows[order[:n]]
-    return cut
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """The settings with which all pairs of sets are compared."""
-
-    feature_extractor: str
-    splits: int
-    neighbors: int
-    seed: int
-
-    def of_sets(self, sets: Sets, pairs: Sequence[tuple[str, str, str]]) -> tuple[Distance, ...]:
-        """Compare sets of images, cut to equal size."""
-        if not pairs:
-            return ()
-        equal_sets = _cut_to_equal_size(sets, self.seed)
-        return tuple(
-            self._of_pair(name, real, evaluated, equal_sets[real], equal_sets[evaluated])
-            for name, real, evaluated in pairs
-        )
-
-    def with_reference(
-        self, sets: Sets, reference: Moments | None, reference_name: str
-    ) -> tuple[Distance, ...]:
-        """Compare all images of the sets with reference statistics, which are fixed."""
-        if reference is None:
-            return ()
-        distances = []
-        for prefix, evaluated in REFERENCE_PAIRS:
-            if evaluated not in sets:
-                continue
-            rows = sets[evaluated]
-            moments = Moments.from_rows(rows)
-            value = gaussian_distance(reference, moments)
-            has_full_rank = len(rows) > moments.dim
-            error = frechet_error(rows, reference, moments) if has_full_rank else np.nan
-            distances.append(
-                Distance(
-                    name=distance_name(prefix, self.feature_extractor),
-                    real=reference_name,
-                    evaluated=evaluated,
-                    value=value,
-                    low=np.fmax(value - 1.96 * error, 0.0) if has_full_rank else np.nan,
-                    high=value + 1.96 * error,
-                    extrapolated=np.nan,
-                    kid=np.nan,
-                    kid_error=np.nan,
-                    precision=np.nan,
-                    recall=np.nan,
-                    precision_error=np.nan,
-                    recall_error=np.nan,
-                    cmmd=None,
-                    n=len(rows),
-                )
-            )
-        return tuple(distances)
-
-    def _of_pair(
-        self, prefix: str, real: str, evaluated: str, a: np.ndarray, b: np.ndarray
-    ) -> Distance:
-        value = frechet_distance(a, b)
-        error, half_value = self._error(a, b)
-        margin = 1.96 * error
-        kid, kid_error = kernel_distance(a, b)
-        precision, recall = precision_recall(a, b, self.neighbors)
-        num_manifold = min(len(b), MAX_MANIFOLD_IMAGES)
-        is_clip = self.feature_extractor.partition(":")[0] == "clip"
-        has_own_name = prefix in ("r", "i", "g")
-        return Distance(
-            name=distance_name(prefix, self.feature_extractor) if has_own_name else prefix,
-            real=real,
-            evaluated=evaluated,
-            value=value,
-            low=max(value - margin, 0.0),
-            high=value + margin,
-            extrapolated=2 * value - half_value,
-            kid=kid,
-            kid_error=kid_error,
-            precision=precision,
-            recall=recall,
-            precision_error=_binomial_error(precision, num_manifold),
-            recall_error=_binomial_error(recall, num_manifold),
-            cmmd=gaussian_kernel_distance(a, b)[0] if is_clip else None,
-            n=len(b),
-        )
-
-    def _error(self, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-        """Return the standard error of the distance, and the mean distance of half samples."""
-        n, dim = b.shape
-        is_wide = dim > MAX_RESAMPLED_FEATURES
-        has_influence = (is_wide and n > dim) or has_influence_error(n, dim)
-        splits = min(self.splits, MAX_SPLITS_OF_WIDE_FEATURES) if is_wide else self.splits
-        error, half_value = half_samples(
-            lambda half: frechet_distance(a[half], b[half]),
-            n,
-            splits=1 if has_influence else splits,
-            seed=self.seed,
-        )
-        if has_influence:
-            error = np.array(frechet_error(b, Moments.from_rows(a), Moments.from_rows(b), a))
-        return float(error), float(half_value)
-
-
-def _reference(mean: np.ndarray | None, covariance: np.ndarray | None) -> Moments | None:
-    if mean is None or covariance is None:
-        return None
-    return Moments(np.asarray(mean, np.float64), np.asarray(covariance, np.float64), None)
-
-
-def _binomial_error(share: float, n: int) -> float:
-    return float(np.sqrt(share * (1 - share) / n))
 
 
 def _value_text(distance: Distance) -> str:
