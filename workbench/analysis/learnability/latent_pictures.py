@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.learnability.scaled_latents import ScaledLatents
-from workbench.analysis.learnability.token_grid import position_fault
+from workbench.analysis.learnability.token_grid import grid_fault
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.sampling import Subset
@@ -174,7 +174,7 @@ def latent_pictures(
         labels=labels,
         seed=seed,
     )
-    fault = position_fault(grid, scaled.tokens, latents.shape[1])
+    fault = grid_fault(grid, scaled.tokens, latents.shape[1], need_square=False)
     if fault or grid is None:
         raise NotApplicable(f"A latent picture needs {fault}.")
     drawable = np.flatnonzero(scaled.images < len(images))

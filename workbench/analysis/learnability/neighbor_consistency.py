@@ -16,10 +16,10 @@ import pandas as pd
 
 from workbench.analysis.base import Range
 from workbench.analysis.inputs import class_names
+from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
-from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
+from workbench.analysis.perspectives import Conditions, Perspective
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
@@ -63,7 +63,7 @@ class ConsistencyScore:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class NeighborConsistency(PerspectiveResult):
+class NeighborConsistency(LatentsResult):
     """Consistency of the nearest neighbors with the classes.
 
     Attributes
@@ -78,12 +78,6 @@ class NeighborConsistency(PerspectiveResult):
     class_sizes : ndarray of int, shape (classes,)
         Number of images.
     neighbors : int
-    images, of : int
-        Number of images that were measured, and in the evidence.
-    selection : Subset or None
-        The images that were measured, if they are not all.
-    tokens, channels : int
-    scaling : str
     seed : int
     """
 
@@ -93,12 +87,6 @@ class NeighborConsistency(PerspectiveResult):
     classes: tuple[str, ...] = field(repr=False)
     class_sizes: np.ndarray = field(repr=False)
     neighbors: int
-    images: int
-    of: int
-    selection: Subset | None
-    tokens: int
-    channels: int
-    scaling: str
     seed: int
 
     def __getitem__(self, representation: str) -> ConsistencyScore:
@@ -129,11 +117,6 @@ class NeighborConsistency(PerspectiveResult):
             )
             for score in self.scores
         )
-
-    @property
-    def subset(self) -> Subset | None:
-        """The images that were measured, if they are not all."""
-        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per representation, and one per representation and class."""

@@ -22,15 +22,17 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
+from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.learnability.token_grid import grid_fault
-from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
+from workbench.analysis.perspectives import Conditions, Perspective
 from workbench.analysis.stats.intervals import mean_interval
-from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 10
-RAW, PLACE_FREE, IMAGE_FREE = "raw", "without place means", "without image means"
+RAW = "raw"
+PLACE_FREE = "without place means"
+IMAGE_FREE = "without image means"
 NAN = float("nan")
 CONTESTED = (
     "No direction: published correlations are of values that place means raise, and on small grids"
@@ -79,7 +81,7 @@ class SpatialVariant:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SpatialStructure(PerspectiveResult):
+class SpatialStructure(LatentsResult):
     """Similarity of the tokens of an image, by distance.
 
     Attributes
@@ -92,10 +94,6 @@ class SpatialStructure(PerspectiveResult):
         Rows of the square grid; 0 without a grid.
     missing : str
         Reason why LDS and CDS are missing, as a sentence; empty if they are not.
-    images, of, tokens, channels : int
-    selection : Subset or None
-        The images that were measured, if they are not all.
-    scaling : str
     seed : int
     """
 
@@ -103,12 +101,6 @@ class SpatialStructure(PerspectiveResult):
     distances: np.ndarray = field(repr=False)
     side: int
     missing: str
-    images: int
-    of: int
-    selection: Subset | None
-    tokens: int
-    channels: int
-    scaling: str
     seed: int
 
     def __getitem__(self, name: str) -> SpatialVariant:
@@ -134,11 +126,6 @@ class SpatialStructure(PerspectiveResult):
                 "RMSC, place-free", "spread of the unit tokens of an image", free.rmsc
             ),
         )
-
-    @property
-    def subset(self) -> Subset | None:
-        """The images that were measured, if they are not all."""
-        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure and variant, and one per distance."""

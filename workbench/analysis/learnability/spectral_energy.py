@@ -17,17 +17,19 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
+from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.learnability.token_grid import grid_fault
-from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
-from workbench.analysis.stats.sampling import Subset
+from workbench.analysis.perspectives import Conditions, Perspective
 from workbench.core.errors import NotApplicable, UserError
 
 MIN_IMAGES = 10
 MAX_POOLED_IMAGES = 2000  # whose spectrum is computed for comparison
 QUANTILES = (0.25, 0.5)
 NUM_RESAMPLES = 500
-RAW, PLACE_FREE, IMAGES = "raw", "without place means", "images, pooled to the grid"
+RAW = "raw"
+PLACE_FREE = "without place means"
+IMAGES = "images, pooled to the grid"
 CONTESTED = (
     "No direction: less energy went with better gFID in arXiv 2606.03578, but over-smooth latents"
     " generate worse in arXiv 2603.14645, and place means lower it."
@@ -57,7 +59,7 @@ class EnergySpectrum:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SpectralEnergy(PerspectiveResult):
+class SpectralEnergy(LatentsResult):
     """Energy of the latents by frequency, next to that of the images.
 
     Attributes
@@ -68,21 +70,14 @@ class SpectralEnergy(PerspectiveResult):
         SEC at .25 and .5 of white noise.
     note : str
         Reason why the images' spectrum is missing; empty if it is not.
-    side, images, of, channels : int
-    selection : Subset or None
-        The images that were measured, if they are not all.
-    scaling : str
+    side : int
+        Rows of the square grid.
     """
 
     spectra: tuple[EnergySpectrum, ...]
     white_noise: np.ndarray = field(repr=False)
     note: str
     side: int
-    images: int
-    of: int
-    selection: Subset | None
-    channels: int
-    scaling: str
 
     def get(self, name: str) -> EnergySpectrum | None:
         """Return a spectrum by its name; None if there is none."""
@@ -121,11 +116,6 @@ class SpectralEnergy(PerspectiveResult):
                 )
             )
         return tuple(columns)
-
-    @property
-    def subset(self) -> Subset | None:
-        """The images that were measured, if they are not all."""
-        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure and spectrum, and one per frequency."""
@@ -280,6 +270,7 @@ def spectral_energy(
         images=len(scaled),
         of=len(latents),
         selection=scaled.selection,
+        tokens=scaled.tokens,
         channels=scaled.channels,
         scaling=scaling,
     )

@@ -119,7 +119,8 @@ def full_spectrum(latents: ScaledLatents, means: np.ndarray, target: np.ndarray)
     target : ndarray of int, shape (n,)
         Class of each image.
     """
-    n, degrees_of_freedom = len(latents), len(latents) - len(means)
+    n = len(latents)
+    degrees_of_freedom = len(latents) - len(means)
     residuals = _residual_blocks(latents, means, target)
     moments = Moments.from_blocks(block.reshape(len(block), -1) for block in residuals)
     covariance = moments.covariance * ((n - 1) / degrees_of_freedom)

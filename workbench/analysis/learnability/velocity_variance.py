@@ -26,6 +26,7 @@ import pandas as pd
 from workbench.analysis.base import Range
 from workbench.analysis.inputs import class_names
 from workbench.analysis.learnability.flow_loss import FlowLoss, flow_loss
+from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.learnability.variance_shares import (
     VarianceShares,
@@ -46,8 +47,7 @@ from workbench.analysis.learnability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
 )
-from workbench.analysis.perspectives import Conditions, Perspective, PerspectiveResult
-from workbench.analysis.stats.sampling import Subset
+from workbench.analysis.perspectives import Conditions, Perspective
 from workbench.storage.evidence import Evidence
 
 MIN_IMAGES = 20
@@ -91,7 +91,7 @@ class VarianceEstimate:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class VelocityVariance(PerspectiveResult):
+class VelocityVariance(LatentsResult):
     """Irreducible variance of the velocity, its curve over time, and the shares of the variance.
 
     Attributes
@@ -110,10 +110,8 @@ class VelocityVariance(PerspectiveResult):
         Loss of a flow that was trained on these latents, and the curve at its own scale.
     notes : tuple of str
         Reasons for missing estimates, one sentence each.
-    images, of, tokens, channels, classes : int
-    selection : Subset or None
-        The images that were measured, if they are not all.
-    scaling : str
+    classes : int
+        Number of classes; 0 without labels.
     place_free : bool
     """
 
@@ -125,13 +123,7 @@ class VelocityVariance(PerspectiveResult):
     class_high: np.ndarray = field(repr=False)
     flow: FlowLoss | None
     notes: tuple[str, ...]
-    images: int
-    of: int
-    selection: Subset | None
-    tokens: int
-    channels: int
     classes: int
-    scaling: str
     place_free: bool
 
     @property
@@ -162,11 +154,6 @@ class VelocityVariance(PerspectiveResult):
         columns.append(self._variance(self.label_free, "VIV total", per_number=False))
         columns += [*self._entanglement(), *self._shares()]
         return tuple(column for column in columns if column is not None)
-
-    @property
-    def subset(self) -> Subset | None:
-        """The images that were measured, if they are not all."""
-        return self.selection
 
     def table(self) -> pd.DataFrame:
         """Return one row per number: variances with intervals, entanglement, shares, the flow."""
