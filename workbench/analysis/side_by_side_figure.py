@@ -203,7 +203,8 @@ def _move_colorbar(bar: Json, panel: Panel) -> None:
 def _add_layout(layout: Json, own: Json, panel: Panel) -> None:
     """Add the axes, the legend and everything that is drawn on top of a figure."""
     for match in _axis_names(own):
-        letter, number = match[1], int(match[2] or 1) + panel.axes_before
+        letter = match[1]
+        number = int(match[2] or 1) + panel.axes_before
         axis = copy.deepcopy(own[match[0]])
         for name in ("anchor", "overlaying", "matches", "scaleanchor"):
             if isinstance(axis.get(name), str):

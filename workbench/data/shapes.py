@@ -117,7 +117,8 @@ def blend(random: Random, count: int, side: int) -> Drawing:
     drawings = [draw(random, count, side) for draw in (gradient, stripes, discs)]
     colors = np.stack([drawing.colors for drawing in drawings])
     bits = np.stack([drawing.bits for drawing in drawings])
-    excluded, image = random.integers(0, 3, count), np.arange(count)
+    excluded = random.integers(0, 3, count)
+    image = np.arange(count)
     lower, upper = (excluded + 1) % 3, (excluded + 2) % 3
     weight = random.uniform(0.25, 0.75, (count, 1, 1))
     return Drawing(

@@ -154,7 +154,8 @@ def captions(evidence: Evidence, indices: Sequence[int]) -> tuple[str, ...]:
     """Return the captions of images of the evidence: index and, if labeled, class."""
     if evidence.labels is None:
         return tuple(f"#{index}" for index in indices)
-    labels, names = np.asarray(evidence.labels), evidence.names
+    labels = np.asarray(evidence.labels)
+    names = evidence.names
     texts = []
     for index in indices:
         label = int(labels[index])

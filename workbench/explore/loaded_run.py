@@ -171,7 +171,8 @@ class LoadedTokenizer(LoadedRun):
         num_modes = min(MAX_MODES, len(points) // 2)
         mixture = fit_mixture(points, num_modes, "diag", np.random.default_rng(0))
         assignment, _ = order_by_size(mixture, points)
-        means, sizes = modes.means(latents, assignment), np.bincount(assignment)
+        means = modes.means(latents, assignment)
+        sizes = np.bincount(assignment)
         if not 0 <= mode < len(means):
             raise UserError(f"The mode must be in 0..{len(means) - 1}, got {mode}.")
         ends = [i for i in range(len(means)) if i != mode] or [mode]

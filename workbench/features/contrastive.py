@@ -67,7 +67,8 @@ class ContrastiveNet(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config, self.dim = config, 4 * config.width
+        self.config = config
+        self.dim = 4 * config.width
         self.trunk = nn.Sequential(
             _convolution(config.channels, config.width),
             _convolution(config.width, 2 * config.width, stride=2),

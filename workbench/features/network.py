@@ -69,9 +69,11 @@ class ShuffledExtractor(FeatureExtractor):
     """
 
     def __init__(self, extractor: FeatureExtractor, seed: int = 0) -> None:
-        self.extractor, self.seed = extractor, seed
+        self.extractor = extractor
+        self.seed = seed
         self.name = f"shuffled:{extractor.name}"
-        self.dim, self.directional = extractor.dim, extractor.directional
+        self.dim = extractor.dim
+        self.directional = extractor.directional
 
     @property
     def fingerprint(self) -> str:

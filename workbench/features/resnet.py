@@ -42,7 +42,8 @@ class ResNet56(FeatureExtractor):
     directional = False
 
     def __init__(self, path: str) -> None:
-        self.path, self.name = Path(path).expanduser(), "resnet56"
+        self.path = Path(path).expanduser()
+        self.name = "resnet56"
         if not self.path.is_file():
             raise UserError(
                 f"The feature extractor resnet56 needs a file of weights, resnet56:FILE. "
@@ -122,7 +123,8 @@ class _Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.padding = stride, (width - in_width) // 2
+        self.stride = stride
+        self.padding = (width - in_width) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         strided = x[:, :, :: self.stride, :: self.stride]

@@ -53,8 +53,10 @@ class StandardizedExtractor(FeatureExtractor):
                 f"which has {extractor.dim} channels; it contains {shapes}."
             )
         self.mean, self.deviation = statistics["mean"], statistics["deviation"]
-        self.extractor, self.name = extractor, f"standardized:{extractor.name}"
-        self.dim, self.directional = extractor.dim, extractor.directional
+        self.extractor = extractor
+        self.name = f"standardized:{extractor.name}"
+        self.dim = extractor.dim
+        self.directional = extractor.directional
 
     @property
     def fingerprint(self) -> str:

@@ -77,9 +77,13 @@ class FlowDecoder(nn.Module):
                 "num_tokens must be a square number for latents on a grid, got"
                 f" {num_tokens}. Use {isqrt(num_tokens) ** 2}, or put the latents on a line."
             )
-        self.side, self.channels, self.patch = side, channels, patch
+        self.side = side
+        self.channels = channels
+        self.patch = patch
         self.rows = side // patch
-        self.num_tokens, self.line, self.width = num_tokens, line, width
+        self.num_tokens = num_tokens
+        self.line = line
+        self.width = width
         self.embed = nn.Linear(channels * patch**2, width)
         self.show = nn.Linear(dim, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))

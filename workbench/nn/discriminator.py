@@ -149,7 +149,8 @@ class AdversarialLoss(nn.Module):
         consistency: float = 0.0,
     ) -> None:
         super().__init__()
-        self.discriminator, self.lecam = discriminator, lecam
+        self.discriminator = discriminator
+        self.lecam = lecam
         self.weight = weight
         self.augmentation = augmentation
         self.consistency = consistency

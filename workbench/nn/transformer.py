@@ -189,8 +189,10 @@ class Block(nn.Module):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.norm_1, self.attention = nn.LayerNorm(width, eps=norm_eps), Attention(width, heads)
-        self.norm_2, self.mlp = nn.LayerNorm(width, eps=norm_eps), MLP(width)
+        self.norm_1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attention = Attention(width, heads)
+        self.norm_2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = MLP(width)
         self.scale_1 = _layer_scale(width, layer_scale)
         self.scale_2 = _layer_scale(width, layer_scale)
 
@@ -325,7 +327,8 @@ class TokenModulatedBlock(nn.Module):
         super().__init__()
         self.norm_1 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
         self.norm_2 = nn.LayerNorm(width, eps=norm_eps, elementwise_affine=False)
-        self.attention, self.mlp = Attention(width, heads), MLP(width)
+        self.attention = Attention(width, heads)
+        self.mlp = MLP(width)
         self.modulation = nn.Linear(dim, 4 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -423,7 +426,8 @@ class MixedRotary(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.before, self.after = before, after
+        self.before = before
+        self.after = after
         magnitudes = MIXED_ROTARY_BASE ** (-torch.arange(0, width, 4) / width)
         direction = 2 * math.pi * torch.rand(depth, heads, 1)
         directions = torch.cat([direction, direction + math.pi / 2], dim=2)

@@ -334,8 +334,10 @@ class Decoder(nn.Module):
         modulated: bool = False,
     ) -> None:
         super().__init__()
-        size, eps = sizes.decoder_size, options.norm_eps
-        self.sizes, self.modulated = sizes, modulated
+        size = sizes.decoder_size
+        eps = options.norm_eps
+        self.sizes = sizes
+        self.modulated = modulated
         self.embed = nn.Linear(sizes.dim, size.width)
         self.blocks = nn.ModuleList(
             _decoder_block(sizes, options, modulated=modulated) for _ in range(size.depth)
@@ -430,7 +432,8 @@ class PixelDecoder(nn.Module):
 
 
 def _decoder_block(sizes: ViTConfig, options: ViTOptions, *, modulated: bool) -> nn.Module:
-    size, eps = sizes.decoder_size, options.norm_eps
+    size = sizes.decoder_size
+    eps = options.norm_eps
     if modulated:
         return TokenModulatedBlock(size.width, size.heads, dim=sizes.dim, norm_eps=eps)
     return _plain_block(size, options)

@@ -69,7 +69,8 @@ class CascadedCodebook(nn.Module):
         super().__init__()
         if mode not in get_args(CascadeMode):
             raise unknown("mode", mode, get_args(CascadeMode))
-        self.mode, self.unit = mode, unit
+        self.mode = mode
+        self.unit = unit
         start = torch.randn(codebook_size, dim)
         self.register_buffer("index", F.normalize(start, dim=-1) if unit else start)
         if mode in MODES_WITH_VALUES:

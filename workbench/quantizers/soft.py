@@ -55,8 +55,11 @@ class SoftQuantizer(nn.Module):
         entropy_temperature: float = 0.01,
     ) -> None:
         super().__init__()
-        self.num_codebooks, self.logits, self.temperature = num_codebooks, logits, temperature
-        self.entropy_weight, self.entropy_temperature = entropy_weight, entropy_temperature
+        self.num_codebooks = num_codebooks
+        self.logits = logits
+        self.temperature = temperature
+        self.entropy_weight = entropy_weight
+        self.entropy_temperature = entropy_temperature
         uniform = 2 * torch.rand(num_codebooks, codebook_size, dim) - 1
         self.codebook = nn.Parameter(F.normalize(uniform / codebook_size, dim=-1))
 

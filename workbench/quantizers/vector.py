@@ -116,8 +116,11 @@ class VectorQuantizer(nn.Module):
         revive: float = 0.0,
     ) -> None:
         super().__init__()
-        self.commitment, self.cosine, self.learn = commitment, cosine, learn
-        self.decay, self.revive = decay, revive
+        self.commitment = commitment
+        self.cosine = cosine
+        self.learn = learn
+        self.decay = decay
+        self.revive = revive
         # At the scale of the encoder's output. Uniform(-1/K, 1/K) puts all codes in one spot, and
         # one code takes all tokens.
         codebook = F.normalize(torch.randn(1, codebook_size, dim), dim=-1)

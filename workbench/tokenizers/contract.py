@@ -80,7 +80,8 @@ class Verdict:
 
 def same_shape(subject: Subject) -> None:
     """Check the shapes of tokens and images."""
-    model, images = subject.make(), subject.images()
+    model = subject.make()
+    images = subject.images()
     tokens = model.encode(images)
     if not isinstance(tokens, Tokens):
         raise BrokenPromise(f"encode must return Tokens, got {type(tokens).__name__}.")
@@ -116,14 +117,16 @@ def grid_is_declared(subject: Subject) -> None:
 
 def deterministic(subject: Subject) -> None:
     """Check that the same image gives the same tokens."""
-    model, images = subject.make(), subject.images()
+    model = subject.make()
+    images = subject.images()
     if not torch.equal(model.encode(images).latents, model.encode(images).latents):
         raise BrokenPromise("Encoding the same images twice gives other latents.")
 
 
 def independent_images(subject: Subject) -> None:
     """Check that the images of a batch do not influence each other."""
-    model, images = subject.make(), subject.images()
+    model = subject.make()
+    images = subject.images()
     order = torch.tensor([3, 0, 4, 1, 2])
     tokens, permuted = model.encode(images), model.encode(images[order])
     single = model.encode(images[:1])
@@ -143,7 +146,8 @@ def independent_images(subject: Subject) -> None:
 def codes_index_codebook(subject: Subject) -> None:
     """Check that codes and codebook belong together."""
     model = subject.make()
-    tokens, codebook = model.encode(subject.images()), model.codebook
+    tokens = model.encode(subject.images())
+    codebook = model.codebook
     if (tokens.codes is None) != (codebook is None):
         raise BrokenPromise("Tokens have codes if and only if the property codebook is not None.")
     if tokens.codes is None or codebook is None:
@@ -229,7 +233,8 @@ def frozen_encoder_ignores_parameters(subject: Subject) -> None:
     """Check that trained parameters do not select the codes of a frozen encoder."""
     if not subject.kind.frozen_encoder:
         return
-    model, images = subject.make(), subject.images()
+    model = subject.make()
+    images = subject.images()
     before = model.encode(images).codes
     for parameter in model.parameters():
         nn.init.normal_(parameter)

@@ -327,7 +327,8 @@ class KARL(SupportsErrorTarget, TrainableTokenizer):
 
     def _draw_budgets(self, images: Images) -> Int[Tensor, " b"]:
         """Draw the budget of each image, and replace a fraction by the ends of the range."""
-        num_tokens, ends = self.config.num_tokens, self.config.ends
+        num_tokens = self.config.num_tokens
+        ends = self.config.ends
         sampler = partial(torch.randint, 1, num_tokens + 1)
         budget = item_draws(sampler, (len(images),), device=images.device)
         if not ends:

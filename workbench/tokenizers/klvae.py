@@ -44,7 +44,8 @@ class KLVAE(TrainableTokenizer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder = Encoder(replace(config, dim=2 * config.dim))  # means and log variances
-        self.quantizer, self.decoder = GaussianBottleneck(beta=config.beta), PixelDecoder(config)
+        self.quantizer = GaussianBottleneck(beta=config.beta)
+        self.decoder = PixelDecoder(config)
         self.disturbance = LatentDisturbance(config, config.dim)
 
     def encode(self, images: Images) -> Tokens:

@@ -185,7 +185,8 @@ def masked_tokens(latents: Latents, probability: float) -> Tensor:
     -------
     Tensor of bool, shape (batch, tokens, 1)
     """
-    size, device = latents.shape[:2], latents.device
+    size = latents.shape[:2]
+    device = latents.device
     draws = item_draws(torch.rand, (size[0], 2), device=device)
     shares = torch.tensor(MASKED_SHARES, device=device)
     share = shares[(draws[:, 1] * len(MASKED_SHARES)).long()] * (draws[:, 0] < probability)

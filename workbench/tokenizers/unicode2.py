@@ -309,7 +309,8 @@ class UniCode2(HasInitialCodebook, TrainableTokenizer):
         labels = data.labels if isinstance(data, HasLabels) else None
         if self.config.per_class and labels is None:
             raise UserError("per_class needs training images with labels, got none.")
-        device, tokens_per_image = self.quantizer.index.device, math.prod(self.grid)
+        device = self.quantizer.index.device
+        tokens_per_image = math.prod(self.grid)
         max_tokens = self.config.codebook_size * self.config.tokens_per_code
         max_images = math.ceil(max_tokens / tokens_per_image)
         indices = torch.arange(0)

@@ -138,7 +138,8 @@ class Codebook:
     @property
     def table(self) -> pd.DataFrame:
         """One row per code: its codebook, index there, number and fraction of all tokens."""
-        counts, size = self._counts, self._codes.codebook_size
+        counts = self._counts
+        size = self._codes.codebook_size
         codes = np.arange(len(counts))
         return pd.DataFrame(
             {
@@ -199,7 +200,8 @@ class Codebook:
 
     def data(self) -> dict[str, Any]:
         """Return the data that the JavaScript module shows."""
-        counts, cells = self._counts, self._cells
+        counts = self._counts
+        cells = self._cells
         pairs = self._pairs[np.random.default_rng(0).permutation(len(self._pairs))]
         with_codes = np.unique(pairs[:, 1])
         images = require_images(self.evidence)

@@ -190,7 +190,8 @@ class Map:
 
     def data(self) -> dict[str, Any]:
         """Return the data that the JavaScript module shows."""
-        result, evidence = self.result, self.evidence
+        result = self.result
+        evidence = self.evidence
         n = len(result.image_indices)
         caption = f"{self.run.name} at step {evidence.step:,}. {result.summary()}"
         if evidence.images is not None and n > MAX_THUMBNAILS:
@@ -232,7 +233,8 @@ class Map:
 
     def _titles(self) -> dict[str, Any]:
         """Return the title of each point: its class, and its legend entry if that differs."""
-        evidence, result = self.evidence, self.result
+        evidence = self.evidence
+        result = self.result
         count = 0 if evidence.latents is None else len(evidence.latents)
         classes = class_names(evidence.labels, evidence.names, count)
         parts = []

@@ -190,7 +190,8 @@ def selected_image_indices(workspace: Workspace, state: ViewState) -> list[int]:
     """
     if state.selection is None:
         return []
-    run, primary = selected_run(workspace, state), workspace.run(state.runs[0])
+    run = selected_run(workspace, state)
+    primary = workspace.run(state.runs[0])
     if primary.name != run.name and _fingerprint(primary) != _fingerprint(run):
         return []
     return selected_indices(run, state.selection, _layout(workspace)).tolist()
@@ -204,7 +205,8 @@ def selected_images(workspace: Workspace, state: ViewState) -> SelectedImages | 
     """
     if state.selection is None or not state.runs:
         return None
-    run, primary = selected_run(workspace, state), workspace.run(state.runs[0])
+    run = selected_run(workspace, state)
+    primary = workspace.run(state.runs[0])
     if primary.name != run.name:
         indices = selected_image_indices(workspace, state)
         if indices:

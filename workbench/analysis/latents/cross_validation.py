@@ -59,7 +59,8 @@ class CrossValidatedSweep:
         -------
         low, high : int
         """
-        random, n = np.random.default_rng(seed), len(self.likelihood)
+        random = np.random.default_rng(seed)
+        n = len(self.likelihood)
         selected = [
             self.modes[_one_standard_error_rule(self.likelihood[random.integers(0, n, n)])]
             for _ in range(NUM_RESAMPLES)

@@ -361,7 +361,8 @@ def _token_measures(
     seed: int,
 ) -> list[Measure]:
     """Measure the cloud of tokens. Standard errors come from halves of the images."""
-    n, d = int(image_of_token.max()) + 1, points.shape[1]
+    n = int(image_of_token.max()) + 1
+    d = points.shape[1]
 
     def compute(images: np.ndarray) -> np.ndarray:
         is_selected = np.zeros(n, bool)

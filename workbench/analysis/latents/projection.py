@@ -240,7 +240,8 @@ def map_images(
     # Both measures of quality compare neighbors with at least as many other images.
     neighbors = min(neighbors, (len(rows) - 1) // 2)
     colors = point_colors(color_by, indices, arrays, seed)
-    coordinates, disparity = embed(rows, method, neighbors, seed, reference), 0.0
+    coordinates = embed(rows, method, neighbors, seed, reference)
+    disparity = 0.0
     if reference is not None:
         coordinates, disparity = procrustes_align(coordinates, reference)
     trust, continuity = embedding_quality(rows, coordinates, neighbors, seed)

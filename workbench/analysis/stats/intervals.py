@@ -35,7 +35,8 @@ def mean_interval(
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan"), float("nan")
-    random, n = np.random.default_rng(seed), len(values)
+    random = np.random.default_rng(seed)
+    n = len(values)
     means = [values[random.integers(0, n, n)].mean() for _ in range(rounds)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)

@@ -209,7 +209,8 @@ def fit_mixture(
     >>> sorted(fit_mixture(points, 2, "diag", random).means.round(1).ravel().tolist())
     [-1.0, 1.0]
     """
-    statistics, d = _statistics(points, covariance), points.shape[1]
+    statistics = _statistics(points, covariance)
+    d = points.shape[1]
     # Single precision is twice as fast and accurate enough to rank the starts.
     points_32, statistics_32 = points.astype(np.float32), statistics.astype(np.float32)
     centers = _kmeans_plus_plus(points_32, modes, random, NUM_STARTS if modes > 1 else 1)

@@ -71,7 +71,8 @@ def permutation_null(
     n = len(target)
     target_ranks = _unit_ranks(target[:, None])[:, 0]
     if families is not None:
-        random, names = np.random.default_rng(seed), np.asarray(families)
+        random = np.random.default_rng(seed)
+        names = np.asarray(families)
         orders = np.tile(np.arange(n), (1 + NUM_RANDOM_ORDERS, 1))
         for name in dict.fromkeys(families):
             members = np.flatnonzero(names == name)

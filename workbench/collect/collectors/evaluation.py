@@ -22,7 +22,8 @@ BLOCK_IMAGES = 4096  # whose tokens are in memory at a time
 )
 def evaluation(model: Generator, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Evaluate the generator on images that it was not trained on."""
-    labels, source = images.class_labels, images.image_set.source
+    labels = images.class_labels
+    source = images.image_set.source
     if len(labels) and labels.max() >= model.config.classes:
         raise NotApplicable(
             f"The generator has {model.config.classes} classes, and {source} has labels up "

@@ -344,7 +344,10 @@ def section_outputs(
     try:
         content = compute()
         left_out = content.left_out
-        state, summary, html, table = "done", content.summary, content.html, content.table
+        state = "done"
+        summary = content.summary
+        html = content.html
+        table = content.table
         if content.figure is not None:
             outputs.append(CellOutput(data=content.figure, record={"id_scopes": dict(scopes)}))
         if content.has_cards and scopes:

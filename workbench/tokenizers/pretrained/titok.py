@@ -99,7 +99,8 @@ class PixelLayout:
 
     def blocks(self) -> dict[str, tuple[str, int, int]]:
         """Return this package's name, input and output channels of each published block."""
-        first, levels = self.widths[0], len(self.widths)
+        first = self.widths[0]
+        levels = len(self.widths)
         blocks = {f"mid.{index}": (f"middle.{index}", first, first) for index in range(2)}
         in_width = first
         for index, width in enumerate(self.widths):
@@ -111,7 +112,9 @@ class PixelLayout:
 
     def names(self, channels: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return this package's name and the shape of each published tensor."""
-        first, last, levels = self.widths[0], self.widths[-1], len(self.widths)
+        first = self.widths[0]
+        last = self.widths[-1]
+        levels = len(self.widths)
         names: dict[str, tuple[str, tuple[int, ...]]] = {}
 
         def add(published: str, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -383,7 +386,8 @@ def _convert_half(weights: Weights, half: str, depth: int) -> dict[str, Tensor]:
         **_linear_of(weights, f"{half}.ln_post", "norm"),
     }
     for index in range(depth):
-        published, block = f"{half}.transformer.{index}", f"blocks.{index}"
+        published = f"{half}.transformer.{index}"
+        block = f"blocks.{index}"
         converted[f"{block}.attention.project_in.weight"] = weights[
             f"{published}.attn.in_proj_weight"
         ]
