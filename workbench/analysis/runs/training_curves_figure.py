@@ -50,14 +50,14 @@ def draw(result: TrainingCurves) -> go.Figure:
         if result.log and not is_log:
             figure.layout.annotations[i].text += " (linear: not all values are positive)"
         axis_type = "log" if is_log else "linear"
-        unit = curves[0].unit or None  # the title of the panel has the name
-        figure.update_yaxes(type=axis_type, title=unit, tickformat="~g", nticks=5, **cell)
+        y_title = curves[0].unit or panel
+        figure.update_yaxes(type=axis_type, title=y_title, tickformat="~g", nticks=5, **cell)
         is_wide = panel in result.loss_panels
         if is_wide and len(result.runs) > 1:
             _add_labels(figure, curves, colors, is_log=is_log, cell=cell)
         has_ticks = is_wide or i >= len(panels) - COLUMNS
-        title = X_TITLES[result.x] if has_ticks else ""
-        figure.update_xaxes(title=title, showticklabels=has_ticks, **cell)
+        x_title = X_TITLES[result.x] if has_ticks else ""
+        figure.update_xaxes(title=x_title, showticklabels=has_ticks, **cell)
     figure.update_xaxes(matches="x", nticks=5, tickformat="~s", range=_range(result))
     figure.update_yaxes(title_standoff=4, title_font_size=11)
     subtitle = "solid: training · dashed: held-out items with averaged weights"
