@@ -13,6 +13,7 @@ from markupsafe import Markup
 from workbench.analysis.plotting.style import TOOLBAR_COLORS
 from workbench.core.errors import UserError
 from workbench.hosts.js import dark_figures, source
+from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
 from workbench.hosts.reports.sections import METADATA_KEY, headings_in
 
@@ -75,6 +76,7 @@ def to_html(
     UserError
         If the page is too large even without figures.
     """
+    defer_grammars()
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
 
@@ -223,15 +225,20 @@ def _place_figures(notebook: Any, max_bytes: int) -> None:
 
 def _figure(output: Any) -> Fragment:
     """Return a Plotly figure as HTML, with its title as the text for screen readers."""
-    import plotly.graph_objects as go
+    from plotly.io import to_html as figure_html
 
     bundle: Mapping[str, Any] = output.data.pop(PLOTLY_MIME)
     record = output.get("metadata", {}).get(METADATA_KEY, {})
-    figure = go.Figure(data=bundle["data"], layout=bundle["layout"], skip_invalid=False)
-    figure.update_layout(modebar=TOOLBAR_COLORS)  # titles stay readable behind it
-    config = {**(bundle.get("config") or {}), "responsive": True}
-    html = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-    title = Markup((figure.layout.title.text or "figure").replace("<br>", " ")).striptags()
+    layout = bundle["layout"] | {"modebar": TOOLBAR_COLORS}  # titles stay readable behind it
+    html = figure_html(
+        {"data": bundle["data"], "layout": layout},
+        full_html=False,
+        include_plotlyjs=False,
+        config={**(bundle.get("config") or {}), "responsive": True},
+        validate=False,  # plotly did so when it made the figure
+    )
+    text = layout.get("title", {}).get("text") or "figure"
+    title = Markup(text.replace("<br>", " ")).striptags()
     scopes = record.get("id_scopes")
     return Fragment(
         data=output.data,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import UserError
+from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.from_views import views_report
 from workbench.hosts.reports.header import (
     conclusion_html,
@@ -86,6 +87,7 @@ def report(
     """
     if template == "views":
         return _write(views_report(out, **parameters))
+    defer_grammars()
     import papermill  # noqa: F401  a missing package is reported before anything else
 
     start = time.perf_counter()
@@ -122,18 +124,20 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
     import nbformat
     import papermill
 
+    from workbench.hosts.reports.engine import ENGINE
     from workbench.hosts.reports.kernel import IsolatedKernelManager
 
     # papermill warns of parameters whose type it does not know.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    kernel_died = False
     with scratch_folder("workbench-report") as folder:
         executed = folder / source.name
         try:
-            papermill.execute_notebook(
+            return papermill.execute_notebook(
                 str(source),
                 str(executed),
                 values,
+                engine_name=ENGINE,
+                request_save_on_cell_execute=False,
                 progress_bar=progress,
                 kernel_name="python3",
                 language="python",
@@ -141,21 +145,7 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
                 kernel_manager_class=IsolatedKernelManager,
             )
         except papermill.PapermillExecutionError:
-            pass  # the error is in the notebook
-        except RuntimeError:
-            kernel_died = True
-        notebook = nbformat.read(executed, as_version=4)
-    if kernel_died:
-        _mark_unfinished_cells(notebook)
-    return notebook
-
-
-def _mark_unfinished_cells(notebook: Any) -> None:
-    """Mark cells as failed that papermill records as completed although the kernel died."""
-    started = [cell for cell in notebook.cells if cell.get("execution_count")]
-    for cell in notebook.cells:
-        if cell not in started[:-1]:
-            cell.metadata.papermill["status"] = "failed"
+            return nbformat.read(executed, as_version=4)  # with the error
 
 
 def _create_folder(page: Path) -> None:
