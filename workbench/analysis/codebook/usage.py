@@ -15,6 +15,7 @@ from scipy.special import gammaln, xlogy
 from workbench.analysis.base import Result
 from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.richness import chao1
+from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.codebook.zipf import Zipf, zipf
 
 # With fewer tokens per code, even a uniform source leaves codes unused.
@@ -374,12 +375,8 @@ def _uniform_used(size: int, tokens: int | np.ndarray) -> np.ndarray:
 
 def _uniform_entropy(size: int, tokens: int) -> float:
     """Return the mean plug-in entropy of a uniform source: log n - k E[c log c] / n, c binomial."""
-    from scipy.stats import binom
-
-    mean = tokens / size
-    spread = 12 * np.sqrt(mean) + 40
-    c = np.arange(max(0, int(mean - spread)), min(tokens, int(mean + spread)) + 1)
-    expectation = (binom.pmf(c, tokens, 1 / size) * xlogy(c, c)).sum()
+    counts, probability = uniform_counts(size, tokens)
+    expectation = (probability * xlogy(counts, counts)).sum()
     return float(np.log(tokens) - size * expectation / tokens)
 
 

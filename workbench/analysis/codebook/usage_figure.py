@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from scipy.special import betaincinv
 
+from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, MAGNITUDE_SCALE, apply_theme
 
 if TYPE_CHECKING:
@@ -72,11 +74,12 @@ def _add_codebook_lines(figure: go.Figure, codebook: CodebookStats, name: str, c
 
 def _add_uniform_band(figure: go.Figure, codebook: CodebookStats, log: bool) -> None:
     """Draw the 95 % band of a uniform source at each rank, from binomial order statistics."""
-    from scipy.stats import beta, binom
-
     rank = _thinned_ranks(codebook.size)
+    counts, probability = uniform_counts(codebook.size, codebook.tokens)
+    cumulative = probability.cumsum()
+    cumulative[-1] = 1
     low, high = (
-        binom.ppf(beta.ppf(q, codebook.size - rank + 1, rank), codebook.tokens, 1 / codebook.size)
+        counts[np.searchsorted(cumulative, betaincinv(codebook.size - rank + 1, rank, q))]
         for q in (0.025, 0.975)
     )
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
