@@ -104,13 +104,20 @@ def __dir__() -> list[str]:
 
 def _analyses_of_group(group: str) -> dict[str, Callable[..., Any]]:
     package = importlib.import_module(f"{__name__}.{group}")
-    order = package.ORDER
-    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    modules.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
     functions: dict[str, Callable[..., Any]] = {}
-    for name in modules:
+    for name in _module_names(package, tuple(package.__path__)):
         functions |= _analyses_of_module(importlib.import_module(f"{package.__name__}.{name}"))
     return functions
+
+
+@cache  # listing the folders takes longer than everything else
+def _module_names(package: ModuleType, folders: tuple[str, ...]) -> list[str]:
+    """Return the names of the modules in the folders of a group, in its order."""
+    order = package.ORDER
+    names = [module.name for module in pkgutil.iter_modules(folders)]
+    return sorted(
+        names, key=lambda name: (order.index(name) if name in order else len(order), name)
+    )
 
 
 @cache  # every tab of every page asks for the list
