@@ -9,7 +9,7 @@ DEMO_TRAIN := OMP_NUM_THREADS=1 $(TRAIN)
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo demo-softvq-4 demo-softvq-16 demo-vqvae-16 readme-picture test test-fast wording golden lint format lab dashboard docs bench soak claims claims-full lock audit clean browser
+.PHONY: demo demo-softvq-4 demo-softvq-16 demo-vqvae-16 readme-picture test test-fast wording golden lint style types docstrings format lab dashboard docs bench soak claims claims-full lock audit clean browser
 
 demo: .venv/demo  ## train on bundled photographs, write report.html, print the next steps
 	$(MAKE) --no-print-directory -j3 demo-softvq-4 demo-softvq-16 demo-vqvae-16
@@ -50,11 +50,18 @@ wording: .venv/dev  ## update the snapshot of user-visible sentences after a cha
 golden: .venv/dev  ## rewrite the golden training curves after an intended change
 	OMP_NUM_THREADS=1 WRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
 
-lint: .venv/dev  ## style, types, docstrings and spelling
+lint: style types docstrings  ## style, spelling, types and docstrings
+
+# In parts, which `make --jobs` runs side by side.
+style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/codespell
+
+types: .venv/dev
+	$(BIN)/mypy
+
+docstrings: .venv/dev
 	$(BIN)/numpydoc lint $$(git ls-files 'workbench/*.py')
 
 format: .venv/dev  ## format the code in place
