@@ -60,6 +60,19 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
 LOCAL_HOSTS = ("localhost", "127.0.0.1", None)
+# A moving progress bar or spinner is drawn 60 times per second, without a GPU by the processor that
+# also runs what is waited for.
+WITHOUT_ANIMATIONS = """(() => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync("*, ::before, ::after { animation: none !important }");
+  document.adoptedStyleSheets.push(sheet);
+  const attachShadow = Element.prototype.attachShadow;
+  Element.prototype.attachShadow = function (options) {
+    const root = attachShadow.call(this, options);
+    root.adoptedStyleSheets.push(sheet);
+    return root;
+  };
+})()"""
 
 
 @dataclass
@@ -122,6 +135,7 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.connect_over_cdp(_shared.endpoint)
         default = browser.contexts[0]
+        default.add_init_script(WITHOUT_ANIMATIONS)
         try:
             yield browser
         finally:

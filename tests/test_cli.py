@@ -268,7 +268,6 @@ def test_damaged_run_is_refused_by_every_command(command_line, tmp_path):
 def test_missing_package_names_the_install_command(command_line, monkeypatch, tmp_path):
     (tmp_path / "template.ipynb").write_text("{}")
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "workbench.hosts.reports.report", raising=False)
     result = command_line("report", tmp_path / "template.ipynb")
     assert_refused(result, "papermill", "pip install 'visual-tokenizer-workbench[")
 

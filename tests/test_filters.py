@@ -103,7 +103,7 @@ def test_filters_of_no_runs(runs):
 def test_hostile_text_is_answered_in_milliseconds(runs, prefix, unit):
     for length in (9_000, 100_000):
         text = prefix + unit * (length // len(unit))
-        start = time.perf_counter()
+        start = time.thread_time()
         for evaluate in (
             lambda text=text: rows({"error": np.zeros(100)}, text),
             lambda text=text: filter_runs(runs, text),
@@ -112,4 +112,4 @@ def test_hostile_text_is_answered_in_milliseconds(runs, prefix, unit):
                 evaluate()
             except UserError as error:
                 assert len(str(error)) < 500
-        assert time.perf_counter() - start < 0.2
+        assert time.thread_time() - start < 0.2

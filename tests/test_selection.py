@@ -83,15 +83,15 @@ def test_packed_indices_have_bounded_size():
     bits = np.ones(2**27, np.uint8)
     packed = urlsafe_b64encode(zlib.compress(np.packbits(bits).tobytes(), 9)).decode()
     assert len(packed) < 30_000
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(UserError):
         Selection.from_dict({"ids": packed})
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     allowed = np.packbits(np.ones(MAX_IMAGES, np.uint8)).tobytes()
     selection = Selection.from_dict({"ids": urlsafe_b64encode(zlib.compress(allowed)).decode()})
     assert len(selection.indices) == MAX_IMAGES
     assert Selection.from_dict(selection.to_dict()) == selection
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_selected_images_are_compared_with_all(trained):

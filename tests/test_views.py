@@ -243,7 +243,7 @@ class Count(Result):
         return f"{self.n} images."
 
 
-def test_new_analysis_appears_in_every_host(trained, monkeypatch):
+def test_new_analysis_appears_in_every_host(trained, tmp_path, monkeypatch):
     """A module in a group of analyses is enough; no file of a host changes."""
 
     def image_count(images: np.ndarray, *, double: bool = False) -> Count:
@@ -255,17 +255,13 @@ def test_new_analysis_appears_in_every_host(trained, monkeypatch):
     image_count.__module__ = module.__name__
     module.image_count = image_count
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(group, "__path__", [group.__path__[0], str(trained / "extra")])
-    (trained / "extra").mkdir(exist_ok=True)
-    (trained / "extra" / "zz_counting.py").write_text("", encoding="utf-8")
-    try:
-        assert Explorer(Workspace(trained)).show("image_count", double=True).table["n"][0] == 720
-        session = Session(trained)
-        session.state.open_analysis("image_count")
-        assert session.analyses["image_count"].table.value["n"][0] == 360
-        assert report_table(trained, "image_count", {})["n"][0] == 360
-    finally:
-        (trained / "extra" / "zz_counting.py").unlink()
+    monkeypatch.setattr(group, "__path__", [group.__path__[0], str(tmp_path)])
+    (tmp_path / "zz_counting.py").write_text("", encoding="utf-8")
+    assert Explorer(Workspace(trained)).show("image_count", double=True).table["n"][0] == 720
+    session = Session(trained)
+    session.state.open_analysis("image_count")
+    assert session.analyses["image_count"].table.value["n"][0] == 360
+    assert report_table(trained, "image_count", {})["n"][0] == 360
 
 
 def test_notebook_figure_has_no_cloud_button(trained):
