@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from workbench.analysis.base import Range, Result
 from workbench.analysis.generation.distance_names import network_title
@@ -214,11 +215,9 @@ def _placement(evidence: Evidence, name: str, ifid: float, seed: int) -> Placeme
         differences = _protocol_differences(evidence)
     expected = low = high = math.nan
     if not differences and math.isfinite(value):
-        from scipy.stats import t
-
         fit = published_fit()
         x = math.log(value)
-        margin = t.ppf(0.975, fit.n - 2) * fit.prediction_deviation(x)
+        margin = stdtrit(fit.n - 2, 0.975) * fit.prediction_deviation(x)
         expected, low, high = np.exp(fit.predict(x) + np.array([0.0, -margin, margin])).tolist()
     return Placement(
         run=name,

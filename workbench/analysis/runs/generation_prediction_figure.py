@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy.special import stdtrit
 
 from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
@@ -97,11 +98,9 @@ def _positions(tokenizers: Sequence[CalibrationTokenizer]) -> list[str]:
 
 def _add_line(figure: go.Figure) -> None:
     """Draw the line with the 95 % interval of a new tokenizer."""
-    from scipy.stats import t
-
     fit = published_fit()
     x = np.linspace(fit.x.min(), fit.x.max(), NUM_POINTS)
-    margin = t.ppf(0.975, fit.n - 2) * fit.prediction_deviation(x)
+    margin = stdtrit(fit.n - 2, 0.975) * fit.prediction_deviation(x)
     center = fit.predict(x)
     figure.add_scatter(
         x=np.exp(np.concatenate([x, x[::-1]])),

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri, stdtr
+
+from workbench.analysis.stats.rank_correlation import average_ranks
 
 NUM_RESAMPLES = 2000
 MIN_ITEMS = 4  # of a linear fit with a residual deviation
@@ -75,11 +78,9 @@ class LinearFit:
         return float(np.square(self.x - self.x.mean()).sum())
 
     def _probability(self, margin: "float | np.ndarray", deviation: "float | np.ndarray") -> float:
-        from scipy.stats import t
-
         if deviation == 0:
             return 0.5 if margin == 0 else float(margin > 0)
-        return float(t.cdf(margin / deviation, self.n - 2))
+        return float(stdtr(self.n - 2, margin / deviation))
 
 
 def left_out_q2(
@@ -143,12 +144,9 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     >>> round(partial_spearman(x, x, z[:, None]), 6)
     1.0
     """
-    from scipy.stats import rankdata
-
-    basis = np.column_stack([np.ones(len(x)), rankdata(given, axis=0)])
+    basis = np.column_stack([np.ones(len(x)), average_ranks(given)])
     residuals = []
-    for variable in (x, y):
-        ranks = rankdata(variable)
+    for ranks in average_ranks(np.column_stack([x, y])).T:
         rest = ranks - basis @ np.linalg.lstsq(basis, ranks, rcond=None)[0]
         residuals.append(rest)
     lengths = [np.linalg.norm(rest) for rest in residuals]
@@ -176,13 +174,11 @@ def ranks_within(values: np.ndarray, families: Sequence[str]) -> np.ndarray:
     >>> ranks_within(np.array([[1.0], [3.0], [20.0], [10.0]]), ["a", "a", "b", "b"])[:, 0].tolist()
     [-1.0, 1.0, 1.0, -1.0]
     """
-    from scipy.stats import rankdata
-
     names = np.asarray(families)
     ranks = np.empty(values.shape)
     for family in np.unique(names):
         is_member = names == family
-        within = rankdata(values[is_member], axis=0)
+        within = average_ranks(values[is_member])
         within -= within.mean(axis=0)
         deviation = within.std(axis=0)
         ranks[is_member] = within / np.where(deviation > 0, deviation, 1)
@@ -253,9 +249,7 @@ def detectable_correlation(
     >>> round(detectable_correlation(16), 2), round(detectable_correlation(16, 6), 2)
     (0.65, 0.75)
     """
-    from scipy.stats import norm
-
-    total = norm.ppf(1 - level / (2 * tests)) + norm.ppf(power)
+    total = ndtri(1 - level / (2 * tests)) + ndtri(power)
     return math.tanh(total / math.sqrt(n - 3))
 
 

@@ -39,6 +39,34 @@ def spearman(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     return (_unit_ranks(target) * _unit_ranks(values)).sum(axis=0)
 
 
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Rank each column from 1. Equal values share the mean of their ranks.
+
+    As `scipy.stats.rankdata`, but importing `scipy.stats` takes half a second.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n, m)
+        n items, one variable per column.
+
+    Returns
+    -------
+    ndarray of float, shape (n, m)
+        All NaN for a variable with a NaN.
+
+    Examples
+    --------
+    >>> average_ranks(np.array([[3.0], [1.0], [3.0]]))[:, 0].tolist()
+    [2.5, 1.0, 2.5]
+    """
+    ranks = np.full(values.shape, np.nan)
+    for index, column in enumerate(values.T):
+        if not np.isnan(column).any():
+            _, position, counts = np.unique(column, return_inverse=True, return_counts=True)
+            ranks[:, index] = (np.cumsum(counts) - (counts - 1) / 2)[position]
+    return ranks
+
+
 def permutation_null(
     values: np.ndarray, target: np.ndarray, seed: int = 0, *, families: Sequence[str] | None = None
 ) -> np.ndarray:
@@ -179,9 +207,7 @@ def min_sample_size(num_tests: int, level: float) -> int:
 
 def _unit_ranks(values: np.ndarray) -> np.ndarray:
     """Rank each column and scale it to mean 0 and length 1; a constant column becomes 0."""
-    from scipy.stats import rankdata  # takes half a second to import
-
-    columns = rankdata(values, axis=0)
+    columns = average_ranks(values)
     centered = columns - columns.mean(axis=0)
     length = np.linalg.norm(centered, axis=0)
     return centered / np.where(length > 0, length, 1)
