@@ -143,7 +143,8 @@ def test_parts_may_have_numbers_alone_as_names(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors"])
 def test_large_arrays_are_memory_mapped_views(tmp_path, suffix):
-    latents = RANDOM.normal(size=(100, 8, 8, 8)).astype(np.float32)
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(100, 8, 8, 8)).astype(np.float32)
     path = tmp_path / f"latents.{suffix}"
     if suffix == "npy":
         np.save(path, latents)
@@ -239,7 +240,8 @@ def test_limit_draws_the_same_images_of_all_arrays(tmp_path):
 
 
 def test_codebook_may_be_vectors_or_a_number():
-    table = RANDOM.normal(size=(32, 6)).astype(np.float32)
+    random = np.random.default_rng(0)
+    table = random.normal(size=(32, 6)).astype(np.float32)
     np.testing.assert_array_equal(wb.evidence(codes=CODES, codebook=table).codebook, table[None])
     two = wb.evidence(codes=CODES, codebook=np.stack([table, table]))
     assert two.codebook.shape == (2, 32, 6)
@@ -286,13 +288,15 @@ def test_every_analysis_gives_a_result_or_says_why_not(case, name):
 
 
 def test_checks_of_codes_alone_find_nothing_wrong():
-    codes = RANDOM.integers(-1, 32, (200, 16))  # -1 is padding
+    random = np.random.default_rng(0)
+    codes = random.integers(-1, 32, (200, 16))  # -1 is padding
     result = analysis.get("checks")([wb.evidence(codes=codes, codebook=32)])
     assert not result.findings
 
 
 def test_padding_has_the_color_of_other_codes():
-    codes = np.where(RANDOM.random((N, 16)) < 0.5, -1, CODES % 4)
+    random = np.random.default_rng(0)
+    codes = np.where(random.random((N, 16)) < 0.5, -1, CODES % 4)
     evidence = wb.evidence(latents=TOKENS, codes=codes, codebook=32)
     arrays = ImageArrays.from_evidence(evidence)
     names = point_colors("code", np.arange(N), arrays, seed=0).names
@@ -511,8 +515,9 @@ def test_missing_paths_are_refused(tmp_path):
 
 
 def test_statistics_match_numpy():
-    latents = RANDOM.normal(3, [1, 2, 0, 4], (50, 7, 4)).astype(np.float32)
-    active = RANDOM.random((50, 7)) < 0.6
+    random = np.random.default_rng(0)
+    latents = random.normal(3, [1, 2, 0, 4], (50, 7, 4)).astype(np.float32)
+    active = random.random((50, 7)) < 0.6
     stats = LatentStats.of_latents(latents, active)
     rows = latents[active].astype(np.float64)
     np.testing.assert_allclose(stats.channel_mean, rows.mean(0))

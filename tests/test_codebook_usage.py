@@ -3,13 +3,14 @@ import pandas as pd
 import pytest
 import torch
 from scipy.optimize import brentq
-from scipy.stats import entropy, zipfian
+from scipy.stats import binom, entropy, zipfian
 
 from benchmarks.codebook_verdicts import SOURCES, has_dead_codes, num_right, verdicts
 from workbench.analysis import get
 from workbench.analysis.codebook import codes as codes_module
 from workbench.analysis.codebook import distances
 from workbench.analysis.codebook.richness import chao1
+from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_stats, codebook_usage, rarefy
 from workbench.analysis.codebook.zipf import exponent, zipf
 from workbench.core.errors import NotApplicable, UserError
@@ -28,6 +29,13 @@ def stats_of(codes: np.ndarray, size: int):
 def skewed(size: int = 300, tokens: int = 2000) -> np.ndarray:
     weights = 1 / np.arange(1, size + 1)
     return np.random.default_rng(0).choice(size, tokens, p=weights / weights.sum())
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(1, 5), (2, 7), (256, 10), (1024, 10**6)])
+def test_uniform_counts_are_binomial(size, tokens):
+    counts, probability = uniform_counts(size, tokens)
+    expected = binom.pmf(counts, tokens, 1 / size)
+    np.testing.assert_allclose(probability, expected, rtol=1e-9, atol=1e-15)
 
 
 def test_usage_of_four_tokens_on_two_codes():

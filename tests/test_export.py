@@ -96,7 +96,8 @@ def test_stats_normalize_the_latents(run, tmp_path):
 
 
 def test_number_of_codes_and_padding_survive(tmp_path):
-    codes = np.where(RANDOM.random((N, 16)) < 0.2, -1, RANDOM.integers(0, 32, (N, 16)))
+    random = np.random.default_rng(0)
+    codes = np.where(random.random((N, 16)) < 0.2, -1, random.integers(0, 32, (N, 16)))
     wb.evidence(codes=codes, codebook=32, out=tmp_path / "a")
     wb.export(tmp_path / "a", tmp_path / "out", codes=True)
     again = wb.evidence(tmp_path / "out")
@@ -105,8 +106,9 @@ def test_number_of_codes_and_padding_survive(tmp_path):
 
 
 def test_tokens_in_use_are_exported_and_counted(tmp_path):
-    latents = RANDOM.normal(size=(N, 4, 3)).astype(np.float32)
-    active = RANDOM.random((N, 4)) < 0.5
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(N, 4, 3)).astype(np.float32)
+    active = random.random((N, 4)) < 0.5
     wb.evidence(latents=latents, active=active, out=tmp_path / "a")
     result = wb.export(tmp_path / "a", tmp_path / "out", latents=True)
     np.testing.assert_allclose(result.stats.channel_mean, latents[active].mean(0), rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import linregress, spearmanr, t
+from scipy.stats import linregress, rankdata, spearmanr, t
 
 from workbench.analysis.stats.prediction import (
     LinearFit,
@@ -12,12 +12,18 @@ from workbench.analysis.stats.prediction import (
     partial_spearman,
     ranks_within,
 )
+from workbench.analysis.stats.rank_correlation import average_ranks
 
-RANDOM = np.random.default_rng(0)
+
+def test_ranks_equal_those_of_scipy():
+    values = np.random.default_rng(0).integers(0, 5, (12, 4)).astype(float)
+    values[3, 1] = np.nan
+    np.testing.assert_array_equal(average_ranks(values), rankdata(values, axis=0))
 
 
 def test_fit_and_intervals_match_the_closed_forms():
-    x, noise = RANDOM.normal(size=(2, 12))
+    random = np.random.default_rng(0)
+    x, noise = random.normal(size=(2, 12))
     fit = LinearFit(x, 3 * x + noise)
     expected = linregress(x, fit.y)
     assert fit.slope == pytest.approx(expected.slope)
@@ -32,9 +38,10 @@ def test_fit_and_intervals_match_the_closed_forms():
 
 def test_probabilities_of_new_points_are_calibrated():
     """The share of pairs that are ordered as predicted is the mean predicted probability."""
+    random = np.random.default_rng(0)
     predicted, happened = [], []
     for _ in range(250):
-        x, noise = RANDOM.normal(size=(2, 10))
+        x, noise = random.normal(size=(2, 10))
         y = x + noise
         predicted.append(LinearFit(x[:8], y[:8]).probability_below_other(x[8], x[9]))
         happened.append(y[8] < y[9])
@@ -45,14 +52,15 @@ def test_probabilities_of_new_points_are_calibrated():
 
 
 def test_left_out_error_matches_press_and_unrelated_factors_do_not_predict():
-    x, noise = RANDOM.normal(size=(2, 15))
+    random = np.random.default_rng(0)
+    x, noise = random.normal(size=(2, 15))
     y = x + 0.5 * noise
     design = np.column_stack([np.ones(15), x])
     hat = design @ np.linalg.pinv(design)
     press = np.square((y - hat @ y) / (1 - np.diag(hat))).sum()
     total = np.square((y - y.mean()) * 15 / 14).sum()
     assert left_out_q2(x[:, None], y) == pytest.approx(1 - press / total)
-    scores = [left_out_q2(RANDOM.normal(size=(12, 2)), RANDOM.normal(size=12)) for _ in range(200)]
+    scores = [left_out_q2(random.normal(size=(12, 2)), random.normal(size=12)) for _ in range(200)]
     assert np.mean(scores) < 0 and np.quantile(scores, 0.95) < 0.35
     # A factor that only separates the families predicts nothing in a family that was left out.
     families = np.repeat(["a", "b", "c"], 5)
@@ -64,13 +72,15 @@ def test_left_out_error_matches_press_and_unrelated_factors_do_not_predict():
 
 
 def test_a_strong_ridge_predicts_the_mean():
-    x = RANDOM.normal(size=(9, 2))
+    random = np.random.default_rng(0)
+    x = random.normal(size=(9, 2))
     assert left_out_q2(x, x[:, 0], ridge=1e9) == pytest.approx(0, abs=1e-6)
 
 
 def test_partial_correlation_removes_the_confounder():
-    size = RANDOM.normal(size=400)
-    a, b = size + RANDOM.normal(size=(2, 400))
+    random = np.random.default_rng(0)
+    size = random.normal(size=400)
+    a, b = size + random.normal(size=(2, 400))
     assert spearmanr(a, b).statistic > 0.35
     assert abs(partial_spearman(a, b, size[:, None])) < 0.1
     # One confounder: the textbook formula on ranks.
@@ -81,7 +91,8 @@ def test_partial_correlation_removes_the_confounder():
 
 
 def test_clusters_of_copies_are_as_uncertain_as_single_items():
-    x, noise = RANDOM.normal(size=(2, 10))
+    random = np.random.default_rng(0)
+    x, noise = random.normal(size=(2, 10))
     y = x + noise
     single = cluster_bootstrap(lambda rows: np.mean(y[rows]), np.arange(10))
     copies = np.repeat(y, 4)
@@ -93,9 +104,10 @@ def test_clusters_of_copies_are_as_uncertain_as_single_items():
 
 
 def test_detectable_effects_have_the_stated_power():
+    random = np.random.default_rng(0)
     for n, tests in ((12, 6), (16, 1)):
         rho = detectable_correlation(n, tests)
-        x, noise = RANDOM.normal(size=(2, 4000, n))
+        x, noise = random.normal(size=(2, 4000, n))
         y = rho * x + np.sqrt(1 - rho**2) * noise
         a, b = (v - v.mean(axis=1, keepdims=True) for v in (x, y))
         r = (a * b).sum(axis=1) / np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
