@@ -10,11 +10,15 @@ from PIL import Image
 
 import workbench as wb
 from workbench import analysis
+from workbench.collect.models import load_tokenizer
+from workbench.collect.sampling import draw_samples
 from workbench.core.coerce import coerce, to_json
 from workbench.core.errors import UserError
 from workbench.core.image_size import ImageSize, Side, as_side
 from workbench.data import load
 from workbench.data.decode import decode_picture
+from workbench.generators.embeddings import token_coordinates
+from workbench.generators.transformer import SiT
 from workbench.storage.run_config import RunConfig
 from workbench.tokenizers.ae import AE
 from workbench.tokenizers.unicode2 import UniCode2
@@ -133,17 +137,27 @@ SPATIAL = (
 )
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory):
-    """Evaluate a pair of functions on images of 16 x 32 pixels, with a grid of 4 x 8 tokens."""
-    tokenizer = wb.wrap(
+def make_tokenizer():
+    """Return a pair of functions with a quarter of the rows and columns of any image."""
+    return wb.wrap(
         lambda x: F.avg_pool2d(x, 4),
         lambda z: F.interpolate(z, scale_factor=4.0),
         codebook=CODEBOOK,
-        side=SIZE,
     )
-    out = tmp_path_factory.mktemp("runs") / "wide"
-    return wb.evaluate(tokenizer, "photos", out, limit=24, progress=False)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Evaluate these functions on images of 16 x 32 pixels, with a grid of 4 x 8 tokens."""
+    return wb.evaluate(
+        f"python:{__name__}:make_tokenizer",
+        "photos",
+        tmp_path_factory.mktemp("runs") / "wide",
+        side="16x32",
+        trust=(__name__,),
+        limit=24,
+        progress=False,
+    )
 
 
 def test_a_rectangular_autoencoder_is_evaluated(wide, tmp_path):
@@ -163,3 +177,18 @@ def test_analyses_of_images_and_grids_take_rectangles(wide, name):
     function = analysis.get(name)
     result = function(**wide.evidence().kwargs_for(function))
     assert result.summary() and result.figure() is not None
+
+
+@pytest.mark.parametrize("settings", [{"patch": 2}, {"positions": "rope"}], ids=["patch", "rope"])
+def test_generators_sample_images_of_the_size(wide, settings, tmp_path):
+    sizes = {"num_tokens": 32, "dim": 3, "classes": 16, "width": 16, "depth": 1, "heads": 2}
+    torch.manual_seed(0)
+    fitting = SiT(SiT.Config(**sizes, **settings, rows=4))
+    assert {tuple(place) for place in token_coordinates(32, 4).tolist()} == set(np.ndindex(4, 8))
+    (samples,) = draw_samples(
+        fitting, load_tokenizer(wide, None, (__name__,)), torch.tensor([0]), steps=2
+    )
+    assert samples.shape == (16, 32, 3)
+    turned = SiT(SiT.Config(**sizes, **settings, rows=8))
+    with pytest.raises(UserError, match="ratio"):
+        wb.evaluate(turned, out=tmp_path / "out", tokenizer=wide.folder, trust=(__name__,))
