@@ -91,6 +91,20 @@ def test_renamed_settings_open(folder, case):
     assert all(getattr(defaults, name) != value for name, value in current.items())
 
 
+@pytest.mark.parametrize("steps, tuning", [(None, False), (300, True)])
+def test_steps_of_stage_two_became_a_switch(folder, steps, tuning):
+    """Early runs of MAETok store tuning_steps, and in stage two also a tensor that counts them."""
+    path = folder / "softvq"
+    settings = {"tuning_steps": steps, "tokens": 2}
+    edit_config(
+        path, settings=settings, changes=settings, **{"class": "workbench.tokenizers.maetok:MAETok"}
+    )
+    assert Run(path).build().config.tuning is tuning
+    assert migrations.is_removed_tensor("model.tuned", 1)
+    assert not migrations.is_removed_tensor("model.tuned", 2)
+    assert not migrations.is_removed_tensor("model.mask_patch", 1)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_no_setting_has_an_earlier_name(system):
     """A setting with the earlier name of another one would be renamed when its run is opened."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from workbench.core.errors import RunError
 from workbench.storage.atomic import atomic_path
 from workbench.storage.files import open_regular, printable
-from workbench.storage.migrations import FORMAT, migrate_tensor_name
+from workbench.storage.migrations import FORMAT, is_removed_tensor, migrate_tensor_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,8 @@ def read_tensors(path: Path) -> "dict[str, dict[str, Tensor]]":
         if DIGEST in metadata and metadata[DIGEST] != _digest(stored):
             raise ValueError("its content has changed since it was written")
         for stored_name, tensor in stored.items():
+            if is_removed_tensor(stored_name, stored_format):
+                continue
             name = migrate_tensor_name(stored_name, stored_format)
             group, _, rest = name.partition(".")
             if group not in groups:

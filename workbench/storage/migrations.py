@@ -7,6 +7,7 @@ config.json to `training`, the weights `average` of a checkpoint to `ema`, and k
 provenance.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from workbench.storage.files import is_int
@@ -31,8 +32,14 @@ MODEL_SETTINGS = {
     "least": "min_error",
     "most": "max_error",
 }
-# Settings of one class that were renamed within format 2.
-CLASS_SETTINGS = {"workbench.tokenizers.karl:KARL": {"trust": "predict_after"}}
+# Settings of one class that were renamed, of any format.
+CLASS_SETTINGS = {
+    "workbench.tokenizers.karl:KARL": {"trust": "predict_after"},
+    "workbench.tokenizers.maetok:MAETok": {"tuning_steps": "tuning"},
+}
+# Values of settings whose type changed with the name, by the earlier name: tuning_steps was the
+# number of steps of stage two, and None in stage one.
+SETTING_VALUES: dict[str, Callable[[Any], Any]] = {"tuning_steps": lambda steps: steps is not None}
 # Settings of training: `training` and `changes`.
 TRAINING_SETTINGS = {
     "average": "ema_decay",
@@ -51,6 +58,8 @@ EVIDENCE_ARRAYS: dict[str, str] = {}
 CHECKPOINT_GROUPS = {"average": "ema"}
 # Parts of the names of a model's parameters and buffers, matched at the dots.
 STATE_DICT_NAMES: dict[str, str] = {"normaliser": "normalizer"}
+# Parameters and buffers of format 1 that no model has any more: MAETok's steps of stage two.
+REMOVED_TENSORS = ("tuned",)
 
 
 def is_format(value: Any) -> bool:
@@ -110,6 +119,11 @@ def migrate_tensor_name(name: str, stored_format: int) -> str:
     return CHECKPOINT_GROUPS.get(group, group) + dot + rest[1:-1]
 
 
+def is_removed_tensor(name: str, stored_format: int) -> bool:
+    """Return True if no model has the tensor of this full name any more."""
+    return stored_format < FORMAT and name.partition(".")[2] in REMOVED_TENSORS
+
+
 def _migrate_sections(stored: dict[str, Any]) -> dict[str, Any]:
     tables = {
         "settings": MODEL_SETTINGS,
@@ -133,4 +147,8 @@ def _migrate_class(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rename(stored: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in stored.items()}
+    renamed = {}
+    for name, value in stored.items():
+        convert = SETTING_VALUES.get(name) if name in names else None
+        renamed[names.get(name, name)] = value if convert is None else convert(value)
+    return renamed
