@@ -30,7 +30,7 @@ def tokenizer(
     latents[:, :, 0] += separable * LABELS[:, None]
     return Evidence(
         {"run": name, "step": 1, "fingerprint": "f", "data": "photos", "split": "test", "n": N}
-        | {"class": "m:T", "recipe": "softvq-photos", "feature_extractor": "hog"}
+        | {"class": "workbench:T", "recipe": "softvq-photos", "feature_extractor": "hog"}
         | {"settings": {"num_tokens": tokens}}
         | provenance,
         images=IMAGES,
@@ -111,6 +111,24 @@ def test_without_generators_reconstruction_decides_and_the_command_is_named():
     assert missing.runs == ("fine", "coarse")
     command = "workbench train sit-photos --tokenizer runs/fine --out runs/sit-fine"
     assert missing.command == command and command in result.summary()
+
+
+def imported(name: str, address: str | None) -> Evidence:
+    """Return a tokenizer that was evaluated from an address, or from Python objects."""
+    origin = {"kind": "tokenizer", "address": address}
+    return tokenizer(name, 0, 4, recipe=None, data="photos", imported=origin)
+
+
+def test_no_command_trains_a_generator_on_python_objects():
+    result = decision([imported("objects", None), imported("module", "python:mine.nets:make")])
+    missing = next(item for item in result.missing if item.metric == "gfd")
+    assert missing.without_command == ("objects",)
+    assert missing.command == (
+        "workbench train sit-photos --tokenizer runs/module --out runs/sit-module --trust mine"
+    )
+    alone = decision([imported("objects", None)])
+    missing = next(item for item in alone.missing if item.metric == "gfd")
+    assert missing.command == "" and "workbench train" not in alone.summary()
 
 
 def test_generators_are_candidates_if_the_first_run_is_one():

@@ -148,6 +148,17 @@ class Evidence(EvidenceArrays):
                 return int(array.shape[spec.axes.index("picture")])
         return 0
 
+    @property
+    def is_model_stored(self) -> bool:
+        """True if the model can be loaded again: from a checkpoint, or from its address.
+
+        Files of arrays have no model, and Python objects are not stored.
+        """
+        imported = self.provenance.get("imported")
+        return not imported or (
+            imported.get("kind") != "arrays" and imported.get("address") is not None
+        )
+
     def reason_for_missing(self, name: str) -> str:
         """Return why an array was not collected, as a sentence; empty if it is not known."""
         reason = str(self.provenance.get("not_collected", {}).get(name, ""))
@@ -157,7 +168,7 @@ class Evidence(EvidenceArrays):
         imported = self.provenance.get("imported") or {}
         if imported.get("kind") == "arrays":
             return "Files of arrays have no model that could compute it."
-        if imported and imported.get("address") is None:
+        if not self.is_model_stored:
             request = spec.collect_options.removeprefix("--also ")
             option = f" with also=['{request}']" if request else ""
             return f"The model was not stored; evaluate it again{option}."

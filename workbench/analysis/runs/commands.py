@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from workbench.core.trusted import PACKAGE
 from workbench.storage.evidence import Evidence
 
 # Data sets with recipes of generators, by the last part of a recipe's name.
@@ -14,18 +15,40 @@ GENERATOR_CLASS = "workbench.generators.transformer:SiT"
 def generator_command(tokenizer: Evidence) -> str:
     """Return the command that trains a small generator on a tokenizer.
 
+    Returns
+    -------
+    str
+        Empty if no generator can be trained, because the model was not stored, or because only the
+        number of its codewords is known.
+
     Examples
     --------
     >>> generator_command(Evidence({"run": "a", "step": 1, "recipe": "softvq-photos"}))
     'workbench train sit-photos --tokenizer runs/a --out runs/sit-a'
     """
+    has_vectors = tokenizer.provenance.get("settings", {}).get("dim", 1) is not None
+    if not tokenizer.is_model_stored or not has_vectors:
+        return ""
     recipe = tokenizer.provenance.get("recipe") or ""
-    data = recipe.rpartition("-")[2]
+    data = recipe.rpartition("-")[2] or tokenizer.provenance.get("data")
     model = f"sit-{data}" if data in GENERATOR_DATA else f"--class {GENERATOR_CLASS}"
     name = tokenizer.run_name
     source = shlex.quote(f"runs/{name}")
     out = shlex.quote(f"runs/sit-{name}")
-    return f"workbench train {model} --tokenizer {source} --out {out}"
+    return f"workbench train {model} --tokenizer {source} --out {out}{_trust(tokenizer)}"
+
+
+def _trust(evidence: Evidence) -> str:
+    """Return the option that names the module outside this package with the model's code."""
+    imported = evidence.provenance.get("imported")
+    if imported is None:
+        path = evidence.provenance.get("class") or ""
+    else:
+        family, _, path = (imported.get("address") or "").partition(":")
+        if family != "python":  # no other family runs code of the user
+            return ""
+    package = path.partition(":")[0].partition(".")[0]
+    return "" if package in ("", PACKAGE) else f" --trust {shlex.quote(package)}"
 
 
 def retrain_command(evidence: Evidence, changes: Mapping[str, str]) -> str:

@@ -48,7 +48,8 @@ class Missing:
 
     metric: str
     runs: tuple[str, ...]
-    command: str  # for the first of the runs; empty if it cannot be measured
+    command: str  # for the first of the runs that have one; empty if none has
+    without_command: tuple[str, ...] = ()  # runs for which it cannot be measured
 
 
 @dataclass(frozen=True)
@@ -286,13 +287,27 @@ def _missing(subjects: Sequence[Subject], measurements: Measurements) -> tuple[M
         lacking = [subject for subject in subjects if subject.name not in measured]
         if not lacking:
             continue
-        command = f"workbench collect runs/{lacking[0].evidence.run_name}"
-        if metric == "gfd" and lacking[0].generator is None:
-            command = generator_command(lacking[0].tokenizer)
-        elif metric == "probe" and lacking[0].tokenizer.labels is None:
-            command = ""
-        missing.append(Missing(metric=metric, runs=tuple(s.name for s in lacking), command=command))
+        commands = {subject.name: _command(metric, subject) for subject in lacking}
+        missing.append(
+            Missing(
+                metric=metric,
+                runs=tuple(commands),
+                command=next(filter(None, commands.values()), ""),
+                without_command=tuple(name for name, command in commands.items() if not command),
+            )
+        )
     return tuple(missing)
+
+
+def _command(metric: str, subject: Subject) -> str:
+    """Return the command that measures a metric of a run; empty if none can."""
+    if metric == "gfd" and subject.generator is None:
+        return generator_command(subject.tokenizer)
+    if metric == "probe" and subject.tokenizer.labels is None:
+        return ""
+    if not subject.evidence.is_model_stored:
+        return ""
+    return f"workbench collect runs/{subject.evidence.run_name}"
 
 
 def _expectation(

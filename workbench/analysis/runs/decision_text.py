@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -199,17 +200,31 @@ def _problems(candidate: Candidate) -> str:
 
 
 def _missing_generation(result: Decision) -> str:
+    """Name the runs without a generator, and the command that trains one where it can be."""
     missing = next((item for item in result.missing if item.metric == "gfd"), None)
-    if missing is None or not missing.command:
+    if missing is None:
         return ""
-    runs = ", ".join(missing.runs[:MAX_NAMES])
-    if len(missing.runs) > MAX_NAMES:
-        runs += f" and {len(missing.runs) - MAX_NAMES} more"
-    each = "" if len(missing.runs) == 1 else ", and likewise for the others"
-    sentence = f"Generation was not measured for {runs}."
+    sentences = [f"Generation was not measured for {_names(missing.runs)}."]
     if result.expectation is not None:
-        sentence += f" {result.expectation.short_sentence()}"
-    return f"{sentence} To know, run `{missing.command}`{each}."
+        sentences.append(result.expectation.short_sentence())
+    if missing.command:
+        count = len(missing.runs) - len(missing.without_command)
+        each = "" if count == 1 else ", and likewise for the others"
+        sentences.append(f"To know, run `{missing.command}`{each}.")
+    if missing.without_command:
+        sentences.append(
+            f"No generator can be trained for {_names(missing.without_command)}, whose model or"
+            " codewords were not stored; evaluate it by an address, such as python:module:function."
+        )
+    return " ".join(sentences)
+
+
+def _names(runs: Sequence[str]) -> str:
+    """Return the first names, and the number of the others."""
+    names = ", ".join(runs[:MAX_NAMES])
+    if len(runs) > MAX_NAMES:
+        names += f" and {len(runs) - MAX_NAMES} more"
+    return names
 
 
 def _against(result: Decision, comparison: Comparison) -> str:

@@ -448,12 +448,14 @@ def _undecided(expected: Expectation, subject: Evidence) -> Expectation:
     """Add the measurement that decides, if no order is expected."""
     if expected.is_expected:
         return expected
+    command = generator_command(subject)
+    if not command:
+        return expected
     training = short_training()
-    command = f"`{generator_command(subject)}`"
     if training is None:
-        text = f"A generator decides: {command}."
+        text = f"A generator decides: `{command}`."
     else:
-        text = f"{training.sentence()} Train one with {command}."
+        text = f"{training.sentence()} Train one with `{command}`."
     return replace(expected, measurement=text)
 
 
