@@ -181,6 +181,23 @@ def test_slope_of_an_orthonormal_decoder():
     assert result.doubling_low < result.doubling_level < result.doubling_high
 
 
+@pytest.mark.parametrize("distance, ignored", [(2.0, 0.2), (100.0, 0.8)])
+def test_a_decoder_that_snaps_to_codewords_has_no_slope(distance, ignored):
+    """Pixels are codewords at multiples of `distance`: noise below half of it changes nothing."""
+    n, pixels = 200, 16
+    levels = np.array([0.1, 0.2, 0.8])
+    error = 5 / 255 * (normal(n, pixels, seed=1) > 0)
+    moved = np.rint(levels[:, None, None] * normal(3, n, pixels, seed=2) / distance)
+    noise_mse = np.square(0.1 * moved - error).mean(axis=2).T
+    reconstructions = np.full((n, 4, 4, 1), 100, np.uint8)
+    images = np.round(reconstructions + 255 * error.reshape(n, 4, 4, 1)).astype(np.uint8)
+    result = decoder_noise(images, reconstructions, np.zeros((n, 4, 4)), levels, noise_mse)
+    assert result.ignored_level == ignored
+    assert np.isnan(result.doubling_level) and result.has_slope == (ignored == 0.8)
+    if result.has_slope:  # noise never moves a token to another codeword
+        assert abs(result.slope) < 1e-3
+
+
 def test_missing_arrays_name_the_command_that_collects_them():
     """Evidence of earlier versions, and 1-D tokens with the stored reason."""
     from workbench.analysis.learnability.decoded_neighborhoods import perturbed_codes

@@ -4,6 +4,9 @@ A generator draws latents with errors. The error of the decoded image grows with
 noise s, in deviations of the latents: error = reconstruction error + slope s^2. At the doubling
 level, noise costs as much as the tokenizer itself.
 
+A decoder that replaces latents by the nearest codewords does not follow this law: it ignores noise
+up to about half of the distance between codewords. It then has no slope.
+
 References
 ----------
 VE, arXiv 2603.21085, and l-DeTok, arXiv 2507.15856, which train decoders against noise.
@@ -23,6 +26,8 @@ from workbench.core.errors import NotApplicable, UserError
 
 MIN_IMAGES = 10
 NUM_BOOTSTRAPS = 500
+MAX_GROWTH = 2.0  # of the error from one level to the next, over that of the squared level
+ROUNDING_MSE = 1 / 12 / 255**2  # of pixels in [0, 1] that are rounded to 8 bits
 DIRECTION_DOUBT = (
     "Contested: VE and l-DeTok expect a smaller slope to be better, and in one family of VA-VAEs of"
     " equal size a larger slope went with better generation."
@@ -53,9 +58,14 @@ class DecoderNoise(PerspectiveResult):
     reconstruction_mse : float
         Mean squared error without noise.
     slope, slope_low, slope_high : float
-        Increase of the error per squared deviation of noise, and its 95 % bootstrap interval.
+        Increase of the error per squared deviation of noise, and its 95 % bootstrap interval; NaN
+        if the error does not grow with the square of the noise.
     doubling_level, doubling_low, doubling_high : float
-        Noise that doubles the error; NaN if the slope is not positive.
+        Noise that doubles the error; NaN without a slope, or if noise of the smallest level is
+        ignored.
+    ignored_level : float
+        The largest level up to which noise does not measurably change the error; 0 if there is
+        none.
     images : int
     numbers, pixels : int
         Numbers of a latent, and pixel values of an image.
@@ -69,9 +79,15 @@ class DecoderNoise(PerspectiveResult):
     doubling_level: float
     doubling_low: float
     doubling_high: float
+    ignored_level: float
     images: int
     numbers: int
     pixels: int
+
+    @property
+    def has_slope(self) -> bool:
+        """True if the error grows with the square of the noise, as far as it was measured."""
+        return bool(np.isfinite(self.slope))
 
     def perspectives(self) -> tuple[Perspective, ...]:
         """Return the slope and the doubling level."""
@@ -124,13 +140,14 @@ class DecoderNoise(PerspectiveResult):
             customdata=np.sqrt(squares),
             hovertemplate="noise %{customdata:.2~g}: %{y:.4~g}<extra></extra>",
         )
-        figure.add_scatter(
-            x=squares,
-            y=self.reconstruction_mse + self.slope * squares,
-            mode="lines",
-            line={"color": COLORS[0], "dash": "dash"},
-            name=f"slope {self.slope:.3g} of the smallest level",
-        )
+        if self.has_slope:
+            figure.add_scatter(
+                x=squares,
+                y=self.reconstruction_mse + self.slope * squares,
+                mode="lines",
+                line={"color": COLORS[0], "dash": "dash"},
+                name=f"slope {self.slope:.3g} of the smallest level",
+            )
         if 0 < self.doubling_level**2 <= squares.max():
             figure.add_scatter(
                 x=[self.doubling_level**2],
@@ -167,10 +184,7 @@ class DecoderNoise(PerspectiveResult):
 
     def summary(self) -> str:
         """State the slope, the doubling level, and the cost of noise that is mixed in."""
-        sentences = [
-            f"Latent noise of s deviations adds {self.slope:.3g} s² ({self.slope_low:.3g} to"
-            f" {self.slope_high:.3g}) to a squared error of {self.reconstruction_mse:.3g}."
-        ]
+        sentences = [self._growth()]
         if np.isfinite(self.doubling_level):
             sentences.append(f"Noise of {self.doubling_level:.2g} deviations doubles the error.")
         mixed = [error for error in self.errors if error.noise == "mixed in"]
@@ -181,6 +195,29 @@ class DecoderNoise(PerspectiveResult):
                 f" deviations, the error is {ratio:.2g} times as large."
             )
         return " ".join(sentences)
+
+    def _growth(self) -> str:
+        """State how the error grows with the noise."""
+        added = [error for error in self.errors if error.noise == "added" and error.level > 0]
+        if self.ignored_level == added[-1].level:
+            return (
+                f"Noise of up to {self.ignored_level:.2g} deviations does not measurably change the"
+                f" squared error of {self.reconstruction_mse:.3g}."
+            )
+        if self.has_slope:
+            return (
+                f"Latent noise of s deviations adds {self.slope:.3g} s² ({self.slope_low:.3g} to"
+                f" {self.slope_high:.3g}) to a squared error of {self.reconstruction_mse:.3g}."
+            )
+        increases = ", ".join(
+            f"{error.mse - error.clean_mse:.2g} at {error.level:.2g} deviations" for error in added
+        )
+        return (
+            "No slope: the error does not grow with the square of the noise. It adds"
+            f" {increases} to a squared error of {self.reconstruction_mse:.3g}. A decoder that"
+            " replaces latents by the nearest codewords ignores noise up to about half of the"
+            " distance between them."
+        )
 
 
 def decoder_noise(
@@ -194,7 +231,9 @@ def decoder_noise(
 ) -> DecoderNoise:
     """Measure the increase of the error of decoded images with noise on the latents.
 
-    The slope is taken at the smallest level, since large errors saturate at black and white.
+    The slope is taken at the smallest level, since large errors saturate at black and white. There
+    is none if the error at the next level, or at the first one with a measurable error, is more
+    than twice what the slope explains, as with decoders that snap to codewords.
 
     Parameters
     ----------
@@ -250,10 +289,17 @@ def decoder_noise(
             f" levels), got {' × '.join(map(str, mse.shape))}."
         )
     clean = pixel_errors(images, reconstructions)[0]
-    smallest = int(np.where(levels > 0, levels, np.inf).argmin())
-    increase = (mse[:, smallest] - clean) / levels[smallest] ** 2
-    slope, slope_low, slope_high = mean_interval(increase)
-    doubling = _bootstrap_doubling(clean, increase)
+    order = [column for column in np.argsort(levels, kind="stable") if levels[column] > 0]
+    increase = (mse[:, order] - clean[:, None]) / levels[order] ** 2
+    num_ignored = _num_ignored(increase, levels[order])
+    slope, slope_low, slope_high = mean_interval(increase[:, 0])
+    doubling_level = _doubling(clean.mean(), slope)
+    doubling = _bootstrap_doubling(clean, increase[:, 0])
+    if not _is_quadratic(increase, num_ignored):
+        slope = slope_low = slope_high = float("nan")
+    if num_ignored or np.isnan(slope):
+        doubling_level = float("nan")
+        doubling = (float("nan"), float("nan"))
     errors = _errors("added", levels, mse, clean)
     if interpolative_noise_shares is not None and interpolative_noise_mse is not None:
         errors += _errors("mixed in", interpolative_noise_shares, interpolative_noise_mse, clean)
@@ -263,13 +309,41 @@ def decoder_noise(
         slope=slope,
         slope_low=slope_low,
         slope_high=slope_high,
-        doubling_level=_doubling(clean.mean(), slope),
+        doubling_level=doubling_level,
         doubling_low=doubling[0],
         doubling_high=doubling[1],
+        ignored_level=float(levels[order[num_ignored - 1]]) if num_ignored else 0.0,
         images=n,
         numbers=int(np.prod(latents.shape[1:])),
         pixels=int(np.prod(images.shape[1:])),
     )
+
+
+def _num_ignored(increase: np.ndarray, levels: np.ndarray) -> int:
+    """Return the number of smallest levels whose error is not above the rounding of pixels."""
+    for column, level in enumerate(levels):
+        if mean_interval(increase[:, column])[1] * level**2 > ROUNDING_MSE:
+            return column
+    return len(levels)
+
+
+def _is_quadratic(increase: np.ndarray, num_ignored: int) -> bool:
+    """Return False if the error grows faster than the square of the noise.
+
+    The first level with a measurable error, or the second one, is compared with the smallest.
+
+    Parameters
+    ----------
+    increase : ndarray of float, shape (n, m)
+        Increase of the error per squared level, for ascending levels.
+    num_ignored : int
+        Number of smallest levels that do not measurably change the error.
+    """
+    compared = max(1, num_ignored)
+    if compared >= increase.shape[1]:
+        return True
+    excess = increase[:, compared] - MAX_GROWTH * increase[:, 0]
+    return bool(mean_interval(excess)[1] <= 0)
 
 
 def _errors(
