@@ -25,6 +25,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.stats.sampling import Subset
+from workbench.core.counted import counted
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Result(ABC):
         if not self.left_out:
             return ""
         count = len(self.left_out)
-        runs = "1 selected run is" if count == 1 else f"{count} selected runs are"
+        runs = counted(count, "selected run is", "selected runs are")
         reasons = " ".join(f"{item.run}: {item.reason}" for item in self.left_out)
         return f"Incomplete: {runs} missing here. {reasons}"
 

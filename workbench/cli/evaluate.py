@@ -17,6 +17,7 @@ from workbench.cli.options import (
 )
 from workbench.cli.output import shorten_warnings
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
 
@@ -159,7 +160,8 @@ def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
     }
     options |= parse_settings(context, arguments)
     runs = evaluate_sweep(read_parameter_list(sweep), out, **options)
-    typer.echo(f"Evaluated {len(runs)} models. Open them with: workbench dashboard {out}")
+    number = counted(len(runs), "model")
+    typer.echo(f"Evaluated {number}. Open the runs with: workbench dashboard {out}")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.core.augmentation import Augmentation
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.fingerprint import ImageHash
 from workbench.core.image_size import ImageSize, Side
@@ -308,6 +309,6 @@ def warn_skipped(sentences: Sequence[str], source: str) -> None:
         The source.
     """
     count = len(sentences)
-    files = "1 file was" if count == 1 else f"{count} files were"
+    files = counted(count, "file was", "files were")
     reasons = " ".join(sentences[:MAX_SKIPPED_REASONS])
     warnings.warn(f"{files} skipped in {source}: {reasons}", stacklevel=3)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.data.split import TEST_NAMES, TRAIN_NAMES, held_out_mask
 
@@ -314,8 +315,9 @@ class _LayoutFinder:
             part = _Part(prefix or "a plain folder", [ImageFile(name, None) for name in names], [])
             if occupied:
                 part.notes.append(
-                    f"{len(direct):,} images are directly in {self.source}/{prefix}, so that its"
-                    f" subfolders ({_listed(occupied)}) are not classes and no image has a label."
+                    f"{counted(len(direct), 'image is', 'images are')} directly in"
+                    f" {self.source}/{prefix}, so that its subfolders ({_listed(occupied)}) are not"
+                    " classes and no image has a label."
                 )
             return part
         depth = prefix.count("/")

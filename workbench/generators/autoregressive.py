@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from workbench.core.batch_shares import item_draws
+from workbench.core.counted import counted
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective, Tokens
 from workbench.generators.base import EncodedImages, Generator
@@ -434,7 +435,8 @@ class AR(Generator):
         """Refuse codes of another tokenizer; checking their range waits for the GPU."""
         if codes.shape[1] != self.config.num_tokens:
             raise UserError(
-                f"Images must have {self.config.num_tokens} codes each, got {codes.shape[1]}."
+                f"Images must have {counted(self.config.num_tokens, 'code')} each, got"
+                f" {codes.shape[1]}."
             )
         if not check_range or not len(codes):
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.coerce import coerce
+from workbench.core.counted import counted
 from workbench.core.errors import UserError, unknown
 from workbench.core.image_size import Side
 from workbench.launch.setup import absolute_source, layout_fields
@@ -107,8 +108,8 @@ def _described_images(images: "ImageSet", arrays: dict[str, Parts]) -> dict[str,
         )
     if images.skipped:
         raise UserError(
-            f"{len(images.skipped)} images of {images.source} cannot be read, so that the others "
-            f"are not those of the arrays: {images.skipped[0]}"
+            f"{counted(len(images.skipped), 'image')} of {images.source} cannot be read, so "
+            f"that the others are not those of the arrays: {images.skipped[0]}"
         )
     lengths = {name: len(parts) for name, parts in arrays.items() if name in IMAGE_ARRAYS}
     for name, length in lengths.items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
 FEW_ITEMS = 2
@@ -119,9 +120,9 @@ def check_step(
     needed = needed_bytes(model, cost, share)
     if needed > free:
         raise UserError(
-            f"A step needs about {needed / 1e9:,.1f} GB of memory for {items:,} images at once, and"
-            f" {free / 1e9:,.1f} GB are free. Use a smaller batch_size or model, or more"
-            " accumulation_steps."
+            f"A step needs about {needed / 1e9:,.1f} GB of memory for"
+            f" {counted(items, 'image')} at once, and {free / 1e9:,.1f} GB are free."
+            " Use a smaller batch_size or model, or more accumulation_steps."
         )
     if is_long and step_seconds(cost) >= LONG_STEP_S:
         warnings.warn(

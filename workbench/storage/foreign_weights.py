@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.storage.files import open_regular, printable
 
@@ -195,7 +196,7 @@ def check_names(
         if name in weights and weights[name].shape != tensor.shape
     ]
     faults = [
-        f"{len(names)} entries are {fault}: {', '.join(names[:MAX_NAMES])}"
+        f"{counted(len(names), 'entry is', 'entries are')} {fault}: {', '.join(names[:MAX_NAMES])}"
         for fault, names in (
             ("missing", missing),
             ("unknown", extra),

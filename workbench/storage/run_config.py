@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from workbench.core.coerce import to_json
+from workbench.core.counted import counted
 from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import ImageSize, Side, as_side
 from workbench.storage.files import (
@@ -119,13 +120,13 @@ class DataConfig(_Section):
             return None
         kinds = {"train": "training", "test": "held-out"}
         counts = [f"{count:,} {kinds.get(name, name)}" for name, count in self.splits.items()]
-        classes = f"{len(self.names):,} classes" if self.names else "no classes"
+        classes = counted(len(self.names), "class", "classes") if self.names else "no classes"
         parts = [f"{' and '.join(counts)} images", classes]
         if self.skipped:
-            parts.append(f"{len(self.skipped):,} files skipped")
+            parts.append(f"{counted(len(self.skipped), 'file')} skipped")
         if self.ignored:
             by_type = ", ".join(f"{count:,} {name}" for name, count in self.ignored.items())
-            parts.append(f"{sum(self.ignored.values()):,} files ignored ({by_type})")
+            parts.append(f"{counted(sum(self.ignored.values()), 'file')} ignored ({by_type})")
         return f"Data: {self.source} ({self.layout}): {', '.join(parts)}."
 
 

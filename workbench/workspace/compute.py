@@ -20,6 +20,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from workbench.analysis.base import Result
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.progress import ProgressEstimate
 from workbench.workspace.compute_worker import (
@@ -72,7 +73,7 @@ class ComputeJob:
         """The runs or views that it is computed from, in a few words."""
         if isinstance(self.request, ReportRequest):
             count = len(self.request.views)
-            return "1 view" if count == 1 else f"{count} views"
+            return counted(count, "view")
         runs = self.request.runs
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
         return ", ".join(runs[:1]) + more

@@ -145,7 +145,8 @@ class SelectedImages(Result):
 
     def summary(self) -> str:
         """The number of selected images, their mean error, and their most frequent codes."""
-        sentences = [f"{len(self.indices):,} of {self.n:,} images of {self.run} are selected."]
+        verb = "is" if len(self.indices) == 1 else "are"
+        sentences = [f"{len(self.indices):,} of {self.n:,} images of {self.run} {verb} selected."]
         if self.map_sample:
             sentences.append(f"The map with the lasso shows {self.map_sample}.")
         if "error" in self.columns and len(self.indices):

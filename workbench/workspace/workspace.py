@@ -20,6 +20,7 @@ from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
 from workbench.analysis.side_by_side import SideBySide
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
 from workbench.storage.analysis_arguments import (
     PARTNERS,
@@ -452,9 +453,10 @@ def _origin(provenance: dict[str, Any]) -> str:
 
 def _count(provenance: dict[str, Any]) -> str:
     """Describe the images or samples of some evidence."""
-    count = f"{provenance.get('n', 0):,}"
+    n = provenance.get("n", 0)
     if "sampling" in provenance:
-        return f"{count} samples"
+        return counted(n, "sample")
+    count = f"{n:,}"
     if provenance.get("of") is not None:
         count += f" of {provenance['of']:,}"
     elif "of" in provenance:  # a stream whose end was not read

@@ -23,6 +23,7 @@ from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.dispersion import effective_rank
 from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.sampling import subsample
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
 MAX_POINTS = 4000
@@ -102,8 +103,8 @@ class CascadeDisplacement(Result):
         ]
         if self.untouched:
             sentences.append(
-                f"{self.untouched:,} codes were never updated, of which tokens use"
-                f" {self.untouched_used:,}."
+                f"{counted(self.untouched, 'code was', 'codes were')} never updated, of which"
+                f" tokens use {self.untouched_used:,}."
             )
         sentences.append(
             f"{100 * self.retrieved:.1f} % of the values are still nearest to their own index row."

@@ -14,6 +14,7 @@ from workbench.analysis.codebook.mutual_information import entropy, mutual_infor
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
 NUM_SHUFFLES = 5
@@ -104,7 +105,8 @@ class CodeChurn(Result):
         return (
             f"{100 * self.churn:.2f} % of the tokens changed their code since the previous"
             f" checkpoint (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f} %,"
-            f" {self.images:,} images); {born:,} codes were born and {died:,} died."
+            f" {self.images:,} images); {counted(born, 'code was', 'codes were')} born"
+            f" and {died:,} died."
             f" Apart from renumbering, {regrouped:.2f} % of the grouping was lost"
             f" (1 - adjusted mutual information{self._compared_text()})."
         )

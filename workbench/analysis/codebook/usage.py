@@ -17,6 +17,7 @@ from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.richness import chao1
 from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.codebook.zipf import Zipf, zipf
+from workbench.core.counted import counted
 
 # With fewer tokens per code, even a uniform source leaves codes unused.
 MIN_TOKENS_PER_CODE = 5.0
@@ -159,7 +160,7 @@ class CodebookUsage(Result):
         first = self.codebooks[0]
         count = f"{first.used:,}"
         scope = ""
-        tokens = "1 token" if first.tokens == 1 else f"{first.tokens:,} tokens"
+        tokens = counted(first.tokens, "token")
         if len(self.codebooks) > 1:
             count = f"{self._mean('used'):,.1f}"
             scope = f" in each of {len(self.codebooks)} codebooks, on average"

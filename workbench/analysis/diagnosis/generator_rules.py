@@ -7,6 +7,7 @@ from workbench.analysis.generation.feature_distances import precision_recall
 from workbench.analysis.generation.fidelity import feature_distance
 from workbench.analysis.generation.gaussian_reference import reference_distances
 from workbench.analysis.generation.memorization import TAIL_SHARE, memorization
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import PADDING, Evidence
 
@@ -136,7 +137,7 @@ def tk060_broken_numbers(evidence: Evidence) -> Finding | None:
         names = ", ".join(name.replace("_", " ") for name in invalid)
         sentences.append(f"These arrays contain NaN or infinity: {names}.")
     if num_outside:
-        sentences.append(f"{num_outside:,} codes are outside their codebook.")
+        sentences.append(f"{counted(num_outside, 'code is', 'codes are')} outside the codebook.")
     if not sentences:
         return None
     return Finding(

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.base import Result
 from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, UserError
 
 
@@ -61,7 +62,7 @@ class DenoisingLoss(Result):
 
     def summary(self) -> str:
         """State the mean loss, and the times of the highest and the lowest loss."""
-        times = "1 time" if len(self.times) == 1 else f"{len(self.times)} times"
+        times = counted(len(self.times), "time")
         return (
             f"The mean denoising loss is {self.mean:.4g} over {times}. It is highest at t ="
             f" {self.hardest_time:.3g} ({self.max_loss:.4g}) and lowest at t ="

@@ -13,6 +13,7 @@ from workbench.analysis.base import Range, Result
 from workbench.analysis.inputs import class_names
 from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 
 MAX_ROWS = 20  # classes in the figure; the table counts all of them
@@ -64,7 +65,7 @@ class Samples(Result):
 
     def summary(self) -> str:
         """State the number of samples and classes, and the settings of the sampler."""
-        text = "1 generated image" if self.n == 1 else f"{self.n:,} generated images"
+        text = counted(self.n, "generated image")
         if not self.labeled:
             text += ", without classes"
         elif len(self.counts) == 1:

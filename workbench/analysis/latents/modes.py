@@ -37,6 +37,7 @@ from workbench.analysis.latents.mode_nulls import MIN_IMAGES, ReferenceClouds, r
 from workbench.analysis.stats.mixtures import Covariance, Mixture
 from workbench.analysis.stats.reductions import Preset, reduce_dimensions
 from workbench.analysis.stats.sampling import Subset, affordable_images, describe_subset, subsample
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
 MAX_IMAGES = 5000  # a sample is drawn from more
@@ -195,7 +196,7 @@ class MixtureModes(Result):
         if self.high == self.modes[-1]:
             return f"{self.low} or more modes"
         if self.low == self.high:
-            return "1 mode" if self.low == 1 else f"{self.low} modes"
+            return counted(self.low, "mode")
         return f"{self.low}-{self.high} modes"
 
     @property

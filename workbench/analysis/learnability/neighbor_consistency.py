@@ -20,6 +20,7 @@ from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.perspectives import Conditions, Perspective
 from workbench.analysis.stats.intervals import mean_interval
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 20
@@ -157,8 +158,8 @@ class NeighborConsistency(LatentsResult):
         ]
         if self.num_small_classes:
             sentences.append(
-                f"{self.num_small_classes} classes have at most {self.neighbors} images, so that"
-                " their neighbors cannot all agree."
+                f"{counted(self.num_small_classes, 'class has', 'classes have')} at most"
+                f" {self.neighbors} images, whose neighbors cannot all agree."
             )
         sentences.append("Compare only equal images, classes and numbers of neighbors.")
         return " ".join(sentences) + self.subset_note()

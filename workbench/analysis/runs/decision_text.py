@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.analysis.generation.distance_names import distance_name, network_title
 from workbench.analysis.runs.candidates import CANDIDATE_METRICS
+from workbench.core.counted import counted
 
 if TYPE_CHECKING:
     from workbench.analysis.runs.candidates import Candidate, Comparison, Measurement
@@ -190,7 +191,7 @@ def _other_metric(result: Decision, comparison: Comparison) -> str:
 def _problems(candidate: Candidate) -> str:
     """Return the errors and warnings of the checks of a run."""
     counts = {"error": candidate.findings["error"], "warning": candidate.findings["warning"]}
-    parts = [f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items() if n]
+    parts = [counted(n, name) for name, n in counts.items() if n]
     if not parts:
         return ""
     codebook = ""

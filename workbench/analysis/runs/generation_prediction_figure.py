@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from workbench.analysis.plotting.run_colors import colors_of_runs
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.expectation import published_fit
+from workbench.core.counted import counted
 from workbench.storage.calibration import REGIME, CalibrationTokenizer
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def draw(result: GenerationPrediction) -> go.Figure:
     num_without = len(result.placements) - len(placed)
     subtitle = f"n = {len(result.tokenizers)} published tokenizers"
     if num_without:
-        runs = "1 run was" if num_without == 1 else f"{num_without} runs were"
+        runs = counted(num_without, "run was", "runs were")
         subtitle += f" · {runs} not measured in this way and have no place"
     subtitle += f"<br>{REGIME}"
     ticks = {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:g}" for tick in TICKS]}

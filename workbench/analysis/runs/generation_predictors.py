@@ -21,6 +21,7 @@ from workbench.analysis.runs.generators import (
     pair_generators,
 )
 from workbench.analysis.stats import rank_correlation
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
@@ -113,7 +114,7 @@ class GenerationPredictors(Result):
 
     def _conclusion(self) -> str:
         best = self.correlations[0]
-        scope = f"n = {self.n} tokenizers, {_count(self.num_diagnostics, 'diagnostic')}"
+        scope = f"n = {self.n} tokenizers, {counted(self.num_diagnostics, 'diagnostic')}"
         correlation = (
             f"Spearman {best.spearman:+.2f} with {self.metric},"
             f" interval {best.low:+.2f} to {best.high:+.2f}"
@@ -193,7 +194,7 @@ def generation_predictors(
         raise NotApplicable(
             f"Prediction of generation needs at least {MIN_TOKENIZERS} tokenizers with a generator"
             f" each, measured on the same images; the {len(evidences)} selected runs form"
-            f" {_count(len(tokenizers), 'such pair')}."
+            f" {counted(len(tokenizers), 'such pair')}."
         )
     distances, images = generation_distances(pairs, seed)
     diagnostics = _diagnostics(tuple(tokenizers.values()), modes, seed)
@@ -298,7 +299,3 @@ def _warnings(
             " training."
         )
     return tuple(warnings)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.generators.transformer import SiT
 from workbench.storage.files import DamagedError, parse_json, printable, read_bytes
@@ -303,4 +304,5 @@ def left_out(names: Iterable[str]) -> tuple[str, ...]:
     if not listed:
         return ()
     groups = ", ".join(sorted({name.split(".")[0] for name in listed}))
-    return (f"{len(listed)} entries of the file are not used: {groups}.",)
+    number = counted(len(listed), "entry of the file is", "entries of the file are")
+    return (f"{number} not used: {groups}.",)

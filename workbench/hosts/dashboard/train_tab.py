@@ -9,6 +9,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
@@ -169,7 +170,7 @@ class TrainTab:
             self._say(str(error))
             return
         count = len(trials)
-        self._say(f"{count} training{'' if count == 1 else 's'} added to the queue.")
+        self._say(f"{counted(count, 'training')} added to the queue.")
         self.name.value = self._free_name(self.name.value)
         self.queue.show()
 

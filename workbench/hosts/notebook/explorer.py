@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from workbench import analysis
 from workbench.analysis.base import Result, mime_bundle
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.glossary import OTHERS, tooltip
 from workbench.hosts.js.jupyter import Theme
@@ -193,9 +194,9 @@ class Explorer:
         return self.workspace.run(run)
 
     def __repr__(self) -> str:
-        number = len(self.workspace.runs)
+        number = counted(len(self.workspace.runs), "run")
         title = _title(self.state.analysis)
-        return f"Explorer of {self.workspace.folder}: {number} runs, showing {title}"
+        return f"Explorer of {self.workspace.folder}: {number}, showing {title}"
 
     def _repr_html_(self) -> str:
         """Return the page that needs no kernel: the runs and the summary of the analysis."""

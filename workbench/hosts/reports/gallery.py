@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.hosts.reports.manifest import read_manifest, thumbnail_path
 from workbench.hosts.reports.rendering import asset, render
@@ -150,7 +151,7 @@ def _headline(runs: Sequence[Mapping[str, Any]]) -> str:
     facts = []
     for run in runs:
         facts.append(str(run["kind"]) if run.get("kind") else "")
-        facts.append(f"{run['num_tokens']} tokens" if run.get("num_tokens") else "")
+        facts.append(counted(run["num_tokens"], "token") if run.get("num_tokens") else "")
     facts.append("" if psnr is None else f"PSNR {psnr:.2f} dB")
     return " · ".join(fact for fact in facts if fact)
 

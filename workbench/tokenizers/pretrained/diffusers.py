@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workbench.core.counted import counted
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.core.image_size import ImageSize, Side
 from workbench.core.types import Images, Tokens
@@ -451,7 +452,8 @@ def _load_network(
     finally:
         diffusers.utils.logging.set_verbosity(verbosity)
     faults = [
-        f"{len(fit[key])} entries are {fault}: {', '.join(map(str, fit[key][:MAX_NAMES]))}"
+        f"{counted(len(fit[key]), 'entry is', 'entries are')} {fault}: "
+        f"{', '.join(map(str, fit[key][:MAX_NAMES]))}"
         for key, fault in (("missing_keys", "missing"), ("unexpected_keys", "unknown"))
         if fit[key]
     ]

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.image_size import AnySide, ImageSize, Side
 from workbench.core.types import Images, Tokens
@@ -386,8 +387,8 @@ class WrappedTokenizer(Tokenizer):
             )
         if codes.shape[1] % num_codebooks:
             raise UserError(
-                f"encode returned {codes.shape[1]} codes per image, which {num_codebooks} codebooks"
-                " cannot share equally."
+                f"encode returned {counted(codes.shape[1], 'code')} per image, which"
+                f" {num_codebooks} codebooks cannot share equally."
             )
         blocks = rearrange(codes, "b (g m) -> g b m", g=num_codebooks)
         vectors = torch.stack([codebook[i][block] for i, block in enumerate(blocks)])
