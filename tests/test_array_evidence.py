@@ -312,6 +312,7 @@ def test_padding_has_the_color_of_other_codes():
     [
         {},
         {"codebook": 16},
+        {"labels": LABELS},
         {"latents": TOKENS, "labels": LABELS[:-1]},
         {"latents": TOKENS, "images": IMAGES[:-1]},
         {"latents": GRID_LATENTS, "images": np.zeros((N, 10, 10, 3), np.uint8)},
@@ -320,6 +321,7 @@ def test_padding_has_the_color_of_other_codes():
         {"codes": CODES, "codebook": np.zeros((31, 4), np.float32)},
         {"codes": CODES, "codebook": np.zeros((3, 32, 4), np.float32)},
         {"codes": CODES, "codebook": 0},
+        {"codes": CODES, "codebook": 10**12},
         {"codes": CODES, "codebook": 2.5},
         {"codes": CODES, "codebook": np.full((32, 4), np.nan)},
         {"codes": CODES, "codebook": np.zeros(32)},

@@ -243,7 +243,7 @@ def change_config(folder, **changes) -> None:
         ({"_class_name": "UNet2DModel"}, "UNet2DModel"),
         ({"_class_name": None, "auto_map": {"AutoModel": "code.Model"}}, "_class_name"),
         ({"_class_name": ["AutoencoderKL"]}, "AutoencoderKL"),
-        ({"latent_channels": 8}, "AutoencoderKL"),
+        ({"latent_channels": 8}, r"of another shape: .* instead of \(8"),
         ({"block_out_channels": "wide"}, "AutoencoderKL"),
         ({"scaling_factor": "large"}, "scaling_factor"),
         ({"scaling_factor": 0.0}, "scaling_factor"),

@@ -253,6 +253,21 @@ def test_trusted_module_of_the_current_folder(tmp_path, module):
         evaluate("python:nowhere_at_all:make", "digits", tmp_path / "b", trust=["nowhere_at_all"])
 
 
+def test_errors_of_the_users_code_name_their_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "users_faults.py").write_text("def make():\n    return {}['key']\n\n\nnumber = 3\n")
+    (tmp_path / "users_exit.py").write_text("raise SystemExit(3)\n")
+    for path, word in (
+        ("users_faults:make", "KeyError: 'key' .users_faults.py, line 2"),
+        ("users_faults:number", "function"),
+        ("users_exit:make", "users_exit.py, line 1"),
+    ):
+        with pytest.raises(UserError, match=word):
+            evaluate(f"python:{path}", "digits", tmp_path / "own", trust=[path.partition(":")[0]])
+    assert not (tmp_path / "own").exists()
+
+
 def test_lens_shows_what_the_model_allows(tmp_path, family):
     run = evaluate(f"pooled:{family}", "digits", tmp_path / "a", limit=20)
     assert LoadedRun.load(run).axes == ("token swapped", "modes")

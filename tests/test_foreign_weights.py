@@ -131,11 +131,13 @@ def test_missing_file_is_refused(tmp_path):
 
 def test_faults_of_a_state_dict_are_counted_and_named(tmp_path):
     expected = {f"w{i}": torch.zeros(1) for i in range(8)} | {"b": torch.zeros(3)}
+    weights = {"b": torch.zeros(2), "z": torch.zeros(1), "w7": torch.zeros(1, dtype=torch.int8)}
     with pytest.raises(UserError) as error:
-        check_names(tmp_path / "x.pt", {"b": torch.zeros(2), "z": torch.zeros(1)}, expected)
+        check_names(tmp_path / "x.pt", weights, expected)
     message = str(error.value)
-    assert "8 entries are missing: w0, w1, w2, w3, w4;" in message
-    assert "1 entries are unknown: z" in message and "b (2,) instead of (3,)" in message
+    assert "7 entries are missing: w0, w1, w2, w3, w4;" in message
+    assert "1 entry is not of floating point: w7 (int8)" in message
+    assert "1 entry is unknown: z" in message and "b (2,) instead of (3,)" in message
 
 
 def test_addresses():

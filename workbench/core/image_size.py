@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from workbench.core.errors import UserError
 
+MAX_SIDE = 2**16  # pixels; a larger number is a mistake
+
 
 class ImageSize(NamedTuple):
     """The size of images in pixels.
@@ -38,7 +40,7 @@ class ImageSize(NamedTuple):
         Raises
         ------
         UserError
-            If it is none of these, or a number is too small.
+            If it is none of these, or a number is too small or too large.
 
         Examples
         --------
@@ -64,6 +66,8 @@ class ImageSize(NamedTuple):
         assert height is not None and width is not None
         if min(height, width) < low:
             raise UserError(f"{name} must be at least {low}, got {min(height, width)}.")
+        if max(height, width) > MAX_SIDE:
+            raise UserError(f"{name} must be at most {MAX_SIDE:,}, got {max(height, width):,}.")
         return cls(height, width)
 
     @property

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,29 @@ def is_trusted(module: str, trust: Sequence[str]) -> bool:
     (True, False)
     """
     return any(module == name or module.startswith(f"{name}.") for name in trust)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Describe an error of the user's code by its type, message and line.
+
+    Parameters
+    ----------
+    error : BaseException
+        The error, as it was caught.
+
+    Returns
+    -------
+    str
+        The type and the first line of the message, and the file and line that raised it, if they
+        are not of this package.
+    """
+    lines = str(error).strip().splitlines()
+    text = ": ".join([type(error).__name__, *lines[:1]])
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    file = Path(last.filename)
+    if isinstance(error, SyntaxError) or file.is_relative_to(Path(__file__).parents[1]):
+        return text  # the message of a syntax error has the line
+    return f"{text} ({file.name}, line {last.lineno})"
 
 
 def import_trusted(path: str, trust: Sequence[str]) -> Any:
@@ -67,6 +91,8 @@ def import_trusted(path: str, trust: Sequence[str]) -> Any:
             f"{module_name} cannot be imported ({error}). Run the command in the folder that "
             "contains it, or install it."
         ) from None
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise UserError(f"Importing {module_name} failed: {describe_failure(error)}.") from error
     if not hasattr(module, name):
         public = [each for each in vars(module) if not each.startswith("_")]
         raise unknown(f"name in {module_name}", name, public)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.coerce import to_json
 from workbench.core.errors import UserError
-from workbench.core.image_size import Side
+from workbench.core.image_size import Side, as_side
 from workbench.launch.setup import absolute_source, layout_fields
 from workbench.storage.array_evidence import ARRAYS_FAMILY
 from workbench.storage.imported import digests
@@ -134,6 +134,7 @@ def prepare_tokenizer(
         notes=pretrained.notes,
     )
     settings, digest = _probe(pretrained.tokenizer, images)
+    _check_scale(pretrained, settings["dim"])
     config = _run_config(
         pretrained.tokenizer,
         settings=settings,
@@ -240,6 +241,19 @@ def _run_config(
     return RunConfig.from_dict(sections)
 
 
+def _check_scale(pretrained: "Pretrained", dim: int | None) -> None:
+    """Raise UserError unless the scale has one number, or one per channel."""
+    scale = pretrained.scale
+    if scale is None or dim is None:
+        return
+    for name, values in (("mean", scale.mean), ("std", scale.std)):
+        if len(values) not in (1, dim):
+            raise UserError(
+                f"The {name} of the latents must be one number, or one for each of the {dim} "
+                f"channels; the checkpoint has {len(values)}."
+            )
+
+
 def _probe(tokenizer: "Tokenizer", images: "ImageSet") -> tuple[dict[str, Any], str]:
     """Return the sizes of a tokenizer and its own settings, and a hash of what it computes.
 
@@ -295,7 +309,7 @@ def _image_side(pretrained: "Pretrained", name: str, side: Side | None) -> Side 
         If the tokenizer does not take images of the requested size.
     """
     if side is None or side == pretrained.side:
-        return pretrained.side
+        return None if pretrained.side is None else as_side(pretrained.side, f"The side of {name}")
     if pretrained.side is not None and not pretrained.flexible:
         raise UserError(f"{name} takes images of {pretrained.side} pixels, got side={side}.")
     return side

@@ -7,6 +7,7 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.storage.array_columns import (
+    MAX_CODES,
     Column,
     Grid,
     described,
@@ -29,8 +30,9 @@ def check_lengths(columns: Mapping[str, Column]) -> int:
                 f"{described(name, column.parts)} describe {len(column.parts):,}. Both must "
                 "describe the same images in the same order."
             )
-    if not first:
-        raise UserError("A codebook alone is no evidence: latents, codes or images are missing.")
+    if columns.keys() <= {"active", "labels"}:
+        given = ", ".join(columns) or "no array of images"
+        raise UserError(f"Give latents, codes or images; got {given}.")
     return len(columns[first].parts)
 
 
@@ -91,10 +93,10 @@ def codewords(parts: Parts) -> np.ndarray:
     """Return the codewords, float32 (g, k, d); if only their number is known, d is 0."""
     table = parts.arrays[0]
     if table.ndim == 0:
-        if table.dtype.kind not in "iu" or table < 1:
+        if table.dtype.kind not in "iu" or not 1 <= table <= MAX_CODES:
             raise UserError(
-                f"{prefix(parts.source)}the number of codes must be an integer of at least 1, got "
-                f"{table}."
+                f"{prefix(parts.source)}the number of codes must be an integer from 1 to "
+                f"{MAX_CODES:,}, got {table}."
             )
         return np.zeros((1, int(table), 0), np.float32)
     if table.ndim not in (2, 3) or table.dtype.kind != "f" or not table.size:

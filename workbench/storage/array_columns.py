@@ -16,6 +16,7 @@ from workbench.storage.evidence_arrays import PADDING
 CHUNK_BYTES = 2**24  # read at a time
 COLOR_CHANNELS = (1, 3)
 MAX_CODE = np.iinfo(np.int32).max
+MAX_CODES = 2**24  # of a codebook; analyses count every one of them
 LATENT_AXES = "(image, token, channel) or (image, channel, row, column)"
 CODE_AXES = "(image, token) or (image, row, column)"
 IMAGE_AXES = "(image, row, column, color) or (image, color, row, column)"

@@ -98,6 +98,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_safetensors(path: Path) -> None:
+    """Check the header and the length of a safetensors file, without reading its tensors.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
 def _read_safetensors(path: Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -185,8 +202,8 @@ def check_names(
     Raises
     ------
     UserError
-        With the names of at most five entries that are missing, unknown or of another shape, and
-        their count.
+        With the names of at most five entries that are missing, unknown, of another shape or not of
+        floating point, and their count.
     """
     missing = sorted(expected.keys() - weights.keys())
     extra = sorted(weights.keys() - expected.keys())
@@ -195,12 +212,18 @@ def check_names(
         for name, tensor in expected.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    integers = [
+        f"{name} ({str(weights[name].dtype).removeprefix('torch.')})"
+        for name, tensor in expected.items()
+        if name in weights and tensor.is_floating_point() and not weights[name].is_floating_point()
+    ]
     faults = [
         f"{counted(len(names), 'entry is', 'entries are')} {fault}: {', '.join(names[:MAX_NAMES])}"
         for fault, names in (
             ("missing", missing),
             ("unknown", extra),
             ("of another shape", misshapen),
+            ("not of floating point", integers),
         )
         if names
     ]

@@ -16,7 +16,7 @@ from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.generators.transformer import SiT
 from workbench.storage.files import DamagedError, parse_json, printable, read_bytes
-from workbench.storage.foreign_weights import check_names, read_checkpoint
+from workbench.storage.foreign_weights import MAX_NAMES, check_names, read_checkpoint
 from workbench.storage.published import WEIGHT_SUFFIXES, weight_file
 
 STATS_NAMES = tuple(f"latents_stats{suffix}" for suffix in (".safetensors", ".pt"))
@@ -71,10 +71,10 @@ def rename(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {_new_name(name): tensor.float() for name, tensor in weights.items()}
     missing = [name for name in REQUIRED if name not in renamed]
     if missing:
-        names = ", ".join(list(weights)[:5])
+        names = ", ".join(list(weights)[:MAX_NAMES])
         raise UserError(
-            f"{printable(path)} holds no diffusion transformer: it has {names}, ... and no "
-            f"{' and no '.join(missing)}."
+            f"{printable(path)} holds no diffusion transformer: it has no {', '.join(missing)}; "
+            f"its first entries are {names}."
         )
     embed = renamed["embed.weight"]
     if embed.ndim == 4:  # the channels of a patch come last here

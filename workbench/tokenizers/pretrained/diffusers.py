@@ -31,7 +31,7 @@ from workbench.storage.files import (
     printable,
     read_bytes,
 )
-from workbench.storage.foreign_weights import MAX_NAMES
+from workbench.storage.foreign_weights import MAX_NAMES, check_safetensors
 from workbench.storage.published import Address
 from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.base import LatentScale, Pretrained
@@ -416,6 +416,8 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         raise UserError(
             f"{printable(folder)} has no {WEIGHTS}.safetensors. Other formats are not read."
         )
+    for file in files:
+        check_safetensors(file)
     return tuple(full_precision or files)
 
 
@@ -441,6 +443,7 @@ def _load_network(
             local_files_only=True,
             torch_dtype=dtype,
             low_cpu_mem_usage=False,
+            ignore_mismatched_sizes=True,  # they are an error below, too
             output_loading_info=True,
             **convention.settings,
         )
@@ -448,19 +451,36 @@ def _load_network(
         raise missing_extra(error.name or "transformers", "teachers", f"An {name}") from None
     except Exception as error:  # settings of any type reach the constructor
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{printable(folder)} cannot be loaded as an {name}: {reason}") from None
+        raise UserError(
+            f"{printable(folder)} cannot be loaded as an {name} with the settings of {CONFIG}: "
+            f"{type(error).__name__}: {reason}"
+        ) from None
     finally:
         diffusers.utils.logging.set_verbosity(verbosity)
-    faults = [
-        f"{counted(len(fit[key]), 'entry is', 'entries are')} {fault}: "
-        f"{', '.join(map(str, fit[key][:MAX_NAMES]))}"
-        for key, fault in (("missing_keys", "missing"), ("unexpected_keys", "unknown"))
-        if fit[key]
-    ]
+    faults = _faults(fit)
     if faults:
         raise UserError(f"{printable(folder)} does not fit an {name}; {'; '.join(faults)}.")
     model: nn.Module = network
     return model
+
+
+def _faults(fit: Mapping[str, Any]) -> list[str]:
+    """Describe the entries that do not fit, at most five of each kind."""
+    misshapen = [
+        f"{name} {tuple(stored)} instead of {tuple(expected)}"
+        for name, stored, expected in fit["mismatched_keys"]
+    ]
+    kinds = (
+        ("missing", fit["missing_keys"]),
+        ("unknown", fit["unexpected_keys"]),
+        ("of another shape", misshapen),
+    )
+    return [
+        f"{counted(len(names), 'entry is', 'entries are')} {fault}: "
+        f"{', '.join(map(str, list(names)[:MAX_NAMES]))}"
+        for fault, names in kinds
+        if names
+    ]
 
 
 def _size(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from workbench.core.errors import UserError
 from workbench.core.image_size import Side
-from workbench.core.trusted import import_trusted
+from workbench.core.trusted import describe_failure, import_trusted
 from workbench.storage.published import Address
 from workbench.tokenizers.base import Tokenizer, TrainableTokenizer
 from workbench.tokenizers.pretrained.base import Pretrained
@@ -38,11 +38,23 @@ def load(
     Raises
     ------
     UserError
-        If the module is not trusted or cannot be imported, or the function returns anything else.
+        If the module is not trusted or cannot be imported, or the function fails or returns
+        anything else.
     """
     if revision is not None:
         raise UserError(f"{address} is code of this machine and has no revision `{revision}`.")
-    tokenizer = import_trusted(address.location, trust)()
+    make = import_trusted(address.location, trust)
+    if not callable(make):
+        raise UserError(
+            f"{address} must be a function without arguments that returns a Tokenizer; got a "
+            f"{type(make).__name__}."
+        )
+    try:
+        tokenizer = make()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's code
+        raise UserError(f"{address} failed: {describe_failure(error)}.") from error
     if isinstance(tokenizer, Pretrained):
         return tokenizer
     return from_tokenizer(tokenizer, name=str(address), side=side)

@@ -17,6 +17,7 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.core.image_size import AnySide, ImageSize, Side
 from workbench.core.types import Images, Tokens
 from workbench.quantizers.nearest import nearest_code
+from workbench.storage.array_columns import MAX_CODES
 from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.base import ResizePolicy
 
@@ -430,8 +431,11 @@ def _as_codebook(codebook: "np.ndarray | Tensor | int | None") -> Tensor | None:
     if codebook is None:
         return None
     if isinstance(codebook, int):
-        if codebook < 1:
-            raise UserError(f"codebook must be codewords or their number, got {codebook}.")
+        if not 1 <= codebook <= MAX_CODES:
+            raise UserError(
+                f"codebook must be codewords, or their number from 1 to {MAX_CODES:,}; got "
+                f"{codebook:,}."
+            )
         return torch.zeros(1, codebook, 0)
     table = torch.as_tensor(codebook).detach().float()
     if table.ndim == 2:
