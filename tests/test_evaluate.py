@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import conv_reference
@@ -31,6 +32,7 @@ from workbench.workspace.live import LiveModel
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
+ROOT = Path(__file__).parent.parent
 MODULE = """
 import torch
 import torch.nn.functional as F
@@ -356,10 +358,41 @@ def test_facts_of_a_pretrained_tokenizer_may_be_given(tmp_path, module):
 
 
 VIEWER = """
-import sys
-for name in ("torch", "einops", "jaxtyping", "safetensors", "anywidget", "ipywidgets"):
-    sys.modules[name] = None
+import importlib.metadata, re, sys
+from importlib.machinery import PathFinder
+from packaging.requirements import Requirement
+
+def normalized(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+installed, waiting = set(), [(Requirement(line), ("",)) for line in sys.argv[2:]]
+while waiting:  # the packages that pip installs for these requirements
+    requirement, extras = waiting.pop()
+    name = normalized(requirement.name)
+    marker = requirement.marker
+    wanted = not marker or any(marker.evaluate({"extra": extra}) for extra in extras)
+    if not wanted or (name, *sorted(requirement.extras)) in installed:
+        continue
+    installed |= {(name, *sorted(requirement.extras)), (name,)}
+    inner = tuple(requirement.extras) or ("",)
+    waiting += [(Requirement(line), inner) for line in importlib.metadata.requires(name) or ()]
+outside = {
+    module
+    for module, packages in importlib.metadata.packages_distributions().items()
+    if module != "workbench" and not any((normalized(name),) in installed for name in packages)
+}
+assert {"torch", "safetensors", "anywidget"} <= outside and "panel" not in outside
+
+class Viewer(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        is_absent = name.partition(".")[0] in outside
+        return None if is_absent else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Viewer if finder is PathFinder else finder for finder in sys.meta_path]
+
 import workbench as wb
+from workbench.hosts.dashboard.app import Session
 from workbench.core.errors import UserError
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
@@ -367,6 +400,7 @@ workspace = Workspace(sys.argv[1])
 state = ViewState(runs=("own",), analysis="reconstruction")
 print(workspace.about(state), workspace.result(state).summary())
 print(wb.lens(workspace.runs["own"]).axes)
+print(type(Session(sys.argv[1]).page()).__name__)
 for use in (lambda: wb.open, lambda: wb.wrap, lambda: wb.train("softvq-digits", "unused")):
     try:
         use()
@@ -377,10 +411,13 @@ for use in (lambda: wb.open, lambda: wb.wrap, lambda: wb.train("softvq-digits", 
 
 @pytest.mark.slow
 def test_viewer_without_torch_opens_an_imported_run(tmp_path):
+    """Only the packages are importable that the extras dashboard and report install."""
     evaluate(pooling(), "digits", tmp_path / "own", limit=20)
-    done = subprocess.run(
-        [sys.executable, "-c", VIEWER, str(tmp_path)], capture_output=True, text=True
-    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["dashboard"], *extras["report"]]
+    command = [sys.executable, "-c", VIEWER, str(tmp_path), *requirements]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "PSNR" in done.stdout and "('run',)" in done.stdout
     assert done.stdout.count("[lab]") == 1 and done.stdout.count("[train]") == 2

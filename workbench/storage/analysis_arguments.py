@@ -84,7 +84,7 @@ def _missing_sentence(
     names = ", ".join(name.replace("_", " ") for name in missing)
     sentence = f"{title} needs {names}, which the evidence of {evidence.run_name} does not have."
     reasons = dict.fromkeys(evidence.reason_for_missing(name) for name in missing)
-    return " ".join([sentence, *filter(None, reasons)])
+    return " ".join([sentence, *(reason[0].upper() + reason[1:] for reason in reasons if reason)])
 
 
 def _first_images(name: str, value: Any, count: int) -> Any:
