@@ -31,8 +31,8 @@ def check_lengths(columns: Mapping[str, Column]) -> int:
                 "describe the same images in the same order."
             )
     if columns.keys() <= {"active", "labels"}:
-        given = ", ".join(columns) or "no array of images"
-        raise UserError(f"Give latents, codes or images; got {given}.")
+        names = ", ".join(columns) or "no array of images"
+        raise UserError(f"Give latents, codes or images; got {names}.")
     return len(columns[first].parts)
 
 

@@ -234,7 +234,7 @@ def image_comparison(
     num_pages = max(1, -(-pictures.n // count))
     page = min(page, num_pages)
     indices = ranking[(page - 1) * count : page * count]
-    shown, boxes, patch_psnr = _page(pictures.pictures(indices), patches)
+    page_pictures, boxes, patch_psnr = _page(pictures.pictures(indices), patches)
     return ImageComparison(
         runs=pictures.names,
         excluded=pictures.excluded,
@@ -248,7 +248,7 @@ def image_comparison(
         modes=modes,
         psnr=psnr,
         disagreement=np.sqrt(disagreement),
-        pictures=shown,
+        pictures=page_pictures,
         boxes=boxes,
         patch_psnr=patch_psnr,
         num_images=pictures.num_images,
@@ -309,8 +309,8 @@ def _page(pictures: np.ndarray, patches: Patches) -> tuple[np.ndarray, np.ndarra
             patch_mse[i, j] = errors[i, j, top : top + side, left : left + side].mean()
     sizes = np.broadcast_to([side / w, side / h], (m, columns - 1, 2))
     boxes = np.concatenate([corners[..., ::-1] / [w, h], sizes], axis=-1)
-    shown = _crops(pictures, corners[:, 0], side) if patches == "enlarged" else shrink(pictures)
-    return shown, boxes, psnr_db(patch_mse)
+    panels = _crops(pictures, corners[:, 0], side) if patches == "enlarged" else shrink(pictures)
+    return panels, boxes, psnr_db(patch_mse)
 
 
 def _crops(pictures: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:

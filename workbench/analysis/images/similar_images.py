@@ -194,7 +194,7 @@ def similar_images(
     nearest = [nearest_to(latents[:n], image, k) for _, latents, _ in compared]
     indices = np.stack([neighbors for neighbors, _ in nearest])
     labels = None if first.labels is None else first.labels[:n]
-    shown = shrink(np.asarray(images)[np.append(indices.ravel(), image)])
+    thumbnails = shrink(np.asarray(images)[np.append(indices.ravel(), image)])
     return SimilarImages(
         runs=distinct_names([e for e, _, _ in compared]),
         excluded=tuple(
@@ -204,8 +204,8 @@ def similar_images(
         neighbors=indices,
         distances=np.stack([distances for _, distances in nearest]),
         classes=class_names(labels, first.names, n),
-        picture=shown[-1],
-        pictures=shown[:-1].reshape(*indices.shape, *shown.shape[1:]),
+        picture=thumbnails[-1],
+        pictures=thumbnails[:-1].reshape(*indices.shape, *thumbnails.shape[1:]),
         n=n,
     )
 

@@ -208,10 +208,10 @@ class Diffusability(Result):
             )
         reasons = self.incomparable()
         if reasons:
-            shown = "; ".join(reasons[:MAX_REASONS])
+            reason_text = "; ".join(reasons[:MAX_REASONS])
             if len(reasons) > MAX_REASONS:
-                shown += f"; and {len(reasons) - MAX_REASONS} more"
-            sentences.append(f"Gray, not comparable with {self.runs[0]}: {shown}.")
+                reason_text += f"; and {len(reasons) - MAX_REASONS} more"
+            sentences.append(f"Gray, not comparable with {self.runs[0]}: {reason_text}.")
         if self.not_measured:
             names = (item.partition(":")[0] for item in self.not_measured)
             sentences.append(f"Not measured: {', '.join(names)}; their own pages have the reason.")

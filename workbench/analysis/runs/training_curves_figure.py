@@ -120,14 +120,14 @@ def _add_labels(
     for curve in curves:
         if curve.is_held_out:
             continue
-        drawn = curve.smoothed if len(curve.smoothed) else curve.values
+        line = curve.smoothed if len(curve.smoothed) else curve.values
         color = colors[curve.run]
         ends.append(
             CurveEnd(
                 text=f"{dot(color)} {curve.run}",
                 color=color,
                 x=float(curve.x[-1]),
-                y=float(scale(drawn[-1])),
+                y=float(scale(line[-1])),
             )
         )
     pixels_per_unit = LOSS_HEIGHT_PX / extent if extent > 0 else 1.0

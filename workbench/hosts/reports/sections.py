@@ -177,9 +177,9 @@ class ReportWriter:
         count : int
             Number of figures.
         """
-        shown = 0
+        num_added = 0
         for name in names:
-            if shown == count:
+            if num_added == count:
                 break
             try:
                 result = self.workspace.result(self.state.change(analysis=name, controls={}))
@@ -188,7 +188,7 @@ class ReportWriter:
             has_others = is_of_one_run(name) and len(self.state.runs) > 1
             run = self.state.runs[0] if has_others else ""
             self._add(name, partial(brief_content, result, run))
-            shown += 1
+            num_added += 1
         checks = self.state.change(analysis="checks", controls={})
         self._add("checks", lambda: caveats_content(self.workspace.result(checks)))
 
