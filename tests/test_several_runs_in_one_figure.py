@@ -78,6 +78,30 @@ def test_panels_keep_their_geometry_and_share_ranges():
         layout.annotations, PAIR.runs, strict=True)] == [True, True]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class CurveExample(Example):
+    """A curve and a null value."""
+
+    def figure(self) -> go.Figure:
+        figure = go.Figure()
+        figure.add_scatter(x=[0, 1], y=[0, self.top], line_color=COLORS[0], mode="lines")
+        figure.add_scatter(x=[0, 1], y=[1, 1], line_color="gray", name="null", mode="lines")
+        subtitle = {"text": f"top {self.top} · n = 2"}
+        figure.update_layout(title={"text": f"Curve: {self.top}", "subtitle": subtitle})
+        return apply_theme(figure)
+
+
+def test_curves_of_runs_are_overlaid():
+    figure = replace(PAIR, results=(CurveExample(3), CurveExample(7))).with_run_colors(
+        {"low": COLORS[0], "high": RED}
+    ).figure()  # fmt: skip
+    null, low, high = figure.data
+    assert (null.name, low.name, high.name) == ("null", "low", "high")
+    assert [null.line.color, low.line.color, high.line.color] == ["gray", COLORS[0], RED]
+    assert [(label.x, label.y) for label in figure.layout.annotations] == [(1, 3), (1, 7)]
+    assert figure.layout.title.text == "Curve" and figure.layout.title.subtitle.text == "n = 2"
+
+
 def test_each_panel_has_the_color_of_its_run():
     curves = PAIR.figure().data
     assert [curves[i].line.color for i in (0, 1, 3, 4)] == [COLORS[0], RED, RED, COLORS[0]]

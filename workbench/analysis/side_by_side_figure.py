@@ -1,4 +1,4 @@
-"""Stack the figures of one analysis for several runs in one figure.
+"""Combine the figures of one analysis for several runs in one figure: overlaid or stacked.
 
 Every figure keeps its geometry. Axes of the same role have a common range, so that panels can be
 compared by eye, and what a figure draws in the first color has the color of its run.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from workbench.analysis.curve_overlay import can_overlay, overlay
 from workbench.analysis.plotting.run_colors import colors_of_runs, dot
 from workbench.analysis.plotting.style import COLORS, MARGIN, apply_theme
 
@@ -73,7 +74,7 @@ class Panel:
 
 
 def draw(result: SideBySide) -> go.Figure:
-    """Draw the figures of all runs below each other.
+    """Draw the figures of all runs below each other, or curves of all runs in one figure.
 
     Parameters
     ----------
@@ -84,10 +85,10 @@ def draw(result: SideBySide) -> go.Figure:
     plotly.graph_objects.Figure
     """
     colors = colors_of_runs(result.runs, result.run_colors)
-    figures = [
-        json.loads(item.with_run_colors(result.run_colors).figure().to_json())
-        for item in result.results
-    ]
+    drawn = [item.with_run_colors(result.run_colors).figure() for item in result.results]
+    if can_overlay(drawn):
+        return apply_theme(overlay(result.runs, drawn, colors))
+    figures = [json.loads(figure.to_json()) for figure in drawn]
     for run, figure in zip(result.runs, figures, strict=True):
         _recolor(figure, colors[run])
         figure["layout"] = {"xaxis": {}, "yaxis": {}} | figure["layout"]
@@ -117,9 +118,28 @@ def _themed(stack: go.Figure, figures: list[Json]) -> go.Figure:
 def _margin(figure: Json, side: str) -> float:
     """Return a margin of a figure in pixels, with the space of a legend below it."""
     margin = figure["layout"].get("margin", {}).get(side, MARGIN[side])
-    if side == "b" and _has_legend_below(figure["layout"]):
-        return max(margin, MARGIN["b"] + _legend_height(figure))
-    return margin
+    if side != "b":
+        return margin
+    if _has_legend_below(figure["layout"]):
+        margin = max(margin, MARGIN["b"] + _legend_height(figure))
+    return max(margin, MARGIN["b"] + _names_height(figure))
+
+
+def _names_height(figure: Json) -> float:
+    """Estimate the height of names below a horizontal axis, which turn if they are too wide."""
+    heights = [0.0]
+    for trace in figure["data"]:
+        names = [x for x in _listed(trace.get("x")) if isinstance(x, str)]
+        axis = figure["layout"].get("xaxis" + trace.get("xaxis", "x")[1:], {})
+        left, right = axis.get("domain", [0, 1])
+        longest = max(map(len, names), default=0) * LETTER_WIDTH_PX
+        if longest * len(set(names)) > LEGEND_WIDTH_PX * (right - left):
+            heights.append(longest)
+    return max(heights)
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else []  # numbers are stored as bytes
 
 
 def _legend_height(figure: Json) -> float:
