@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.run_colors import colors_of_runs
-from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
+from workbench.analysis.plotting.style import TRANSPARENT, apply_theme
 
 if TYPE_CHECKING:
     from workbench.analysis.runs.setting_effects import SettingEffect, SettingEffects
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 COLUMNS = 3
 COORDINATES_HEIGHT_PX = 300
 PANEL_HEIGHT_PX = 230
-MIN_LOG_RATIO = 30  # of the largest to the smallest positive value
+MIN_LOG_RATIO = 10  # of the largest to the smallest positive value
+MAX_TICKS = 8
+TOP_PX = 140  # the names of the parallel axes are between the title and the axes
+BOTTOM_PX = 60
+LINE_SCALE = ((0, "#a8a8a8"), (0.5, "#56B4E9"), (1, "#0072B2"))  # readable in light and dark
 
 
 def draw(result: SettingEffects) -> go.Figure:
@@ -53,10 +57,10 @@ def draw(result: SettingEffects) -> go.Figure:
         subtitle += f" · {result.num_omitted} more settings differ"
     figure.update_layout(
         title={"text": f"{result.info.label} by settings", "subtitle": {"text": subtitle}},
-        height=150 + COORDINATES_HEIGHT_PX + PANEL_HEIGHT_PX * rows,
+        height=TOP_PX + BOTTOM_PX + COORDINATES_HEIGHT_PX + PANEL_HEIGHT_PX * rows,
         showlegend=False,
     )
-    return apply_theme(figure).update_layout(margin={"t": 110})
+    return apply_theme(figure).update_layout(margin={"t": TOP_PX, "b": BOTTOM_PX})
 
 
 def _coordinates(result: SettingEffects) -> go.Parcoords:
@@ -69,10 +73,11 @@ def _coordinates(result: SettingEffects) -> go.Parcoords:
         dimensions=dimensions,
         line={
             "color": result.values,
-            "colorscale": MAGNITUDE_SCALE,
+            "colorscale": LINE_SCALE,
             "reversescale": not result.info.higher_is_better,
         },
         labelfont={"size": 12},
+        rangefont={"size": 1, "color": TRANSPARENT},  # the ticks have these numbers
     )
 
 
@@ -90,12 +95,12 @@ def _points(result: SettingEffects, effect: SettingEffect, colors: dict[str, str
 
 
 def _ticks(effect: SettingEffect) -> dict[str, Any]:
-    """Return the type and the ticks of the axis of a setting."""
-    if not effect.is_number:
-        return _axis_ticks(effect)
-    if _is_logarithmic(effect):
-        return {"type": "log", "nticks": 5}
-    return {"nticks": 6}
+    """Return the type and the ticks of the axis of a setting: its values, if they are few."""
+    positions, first = np.unique(effect.positions, return_index=True)
+    ticks: dict[str, Any] = {"nticks": 6}
+    if len(positions) <= MAX_TICKS or not effect.is_number:
+        ticks = {"tickvals": positions, "ticktext": [effect.values[i] for i in first]}
+    return {"type": "log", **ticks} if _is_logarithmic(effect) else ticks
 
 
 def _axis_values(effect: SettingEffect) -> np.ndarray:
