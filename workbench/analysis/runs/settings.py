@@ -189,7 +189,8 @@ def _flatten(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]
 
 
 def _text(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    text = ", ".join(f"{v:.8g}" if isinstance(v, float) else str(v) for v in values)
     text = CLASS_PATH.sub("", text)
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text

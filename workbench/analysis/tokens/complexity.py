@@ -31,7 +31,7 @@ MEASURE_LABELS = {
     "PNG size": "PNG size, bytes",
     "gradient energy": "gradient energy, pixels in [0, 1]",
     "known complexity": "known complexity, bits",
-    "tokens needed": "tokens needed, fewest of the same decoder",
+    "tokens needed": "tokens needed (same decoder)",
 }
 
 
