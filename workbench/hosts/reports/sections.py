@@ -18,12 +18,10 @@ import pandas as pd
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result, mime_bundle
 from workbench.analysis.diagnosis.checks import Checks
-from workbench.analysis.runs.training_curves import training_curves
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.progress import Cancelled
 from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
-from workbench.storage.training_log import TrainingLog
 from workbench.workspace.codebook import Codebook
 from workbench.workspace.display import to_html as display_html
 from workbench.workspace.latent_map import Map
@@ -195,6 +193,8 @@ class ReportWriter:
     def remaining(self, *evidence: str) -> None:
         """Add every analysis that has not been shown yet, under a heading.
 
+        Analyses that do not apply are one line each under a heading at the end.
+
         Parameters
         ----------
         *evidence : str
@@ -204,14 +204,36 @@ class ReportWriter:
 
         from IPython.display import Markdown, display
 
+        reasons: dict[str, NotApplicable] = {}
         for name, function in analysis.analyses().items():
             if name in self.analyses_done:
                 continue
             if evidence and not set(evidence) & signature(function).parameters.keys():
                 continue
+            reason = self._reason_against(name)
+            if reason is not None:
+                reasons[name] = reason
+                continue
             lead = str(getdoc(function)).partition("\n")[0]
             display(Markdown(f"## {heading_of(name)}\n\n{lead}"))
             self.show(name)
+        if reasons:
+            lead = "Analyses that need what these runs do not have."
+            display(Markdown(f"## Not applicable\n\n{lead}"))
+        for name, reason in reasons.items():
+            self._add(name, partial(_raise, reason), f"{heading_of(name)}: ")
+
+    def _reason_against(self, name: str) -> NotApplicable | None:
+        """Return why an analysis does not apply; None if it applies, or fails in another way."""
+        try:
+            self.workspace.result(self.state.change(analysis=name, controls={}))
+        except NotApplicable as error:
+            return error
+        except Cancelled:
+            raise
+        except Exception:  # its section shows the failure
+            return None
+        return None
 
     def explore(self, tab: str, **options: Any) -> None:
         """Add the interactive lens, map or codebook of the primary run.
@@ -230,13 +252,13 @@ class ReportWriter:
 
     def losses(self) -> None:
         """Add the training curves of the primary run: every logged number by step."""
-        run = self.workspace.run(self.state.runs[0])
-        self._add("losses", lambda: curves_content(run))
+        state = self.state.change(runs=self.state.runs[:1], analysis="training_curves", controls={})
+        self._add("losses", lambda: result_content(self.workspace.result(state)))
 
-    def _add(self, name: str, compute: Callable[[], SectionContent]) -> None:
+    def _add(self, name: str, compute: Callable[[], SectionContent], prefix: str = "") -> None:
         from IPython.display import display
 
-        for output in section_outputs(name, compute, self.id_scopes):
+        for output in section_outputs(name, compute, self.id_scopes, prefix):
             display(output.data, raw=True, metadata=output.metadata)
 
 
@@ -255,11 +277,6 @@ def result_content(result: Result) -> SectionContent:
         has_cards=bool(result.figure_html()),
         left_out=result.left_out,
     )
-
-
-def curves_content(run: Run) -> SectionContent:
-    """Return the section of the log of a run."""
-    return result_content(training_curves([TrainingLog.read(run.folder)]))
 
 
 def brief_content(result: Result, run: str = "") -> SectionContent:
@@ -311,7 +328,10 @@ def tab_section_content(tab: Lens | Map | Codebook) -> SectionContent:
 
 
 def section_outputs(
-    name: str, compute: Callable[[], SectionContent], scopes: Mapping[str, str]
+    name: str,
+    compute: Callable[[], SectionContent],
+    scopes: Mapping[str, str],
+    prefix: str = "",
 ) -> list[CellOutput]:
     """Compute a section and return its cell outputs.
 
@@ -325,6 +345,8 @@ def section_outputs(
         Returns the content. It may raise `NotApplicable` or any other exception.
     scopes : mapping of str to str
         Scope of each kind of id in the figure. Figures with equal scopes share their selection.
+    prefix : str
+        Text before the reason of a section that does not apply.
 
     Returns
     -------
@@ -354,7 +376,7 @@ def section_outputs(
             html = render("cards", id_scopes=json.dumps(dict(scopes)), content=html)
     except NotApplicable as error:
         state, summary = "not_applicable", str(error)
-        html = render("notice", message=summary)
+        html = render("notice", message=f"{prefix}{summary}")
     except Cancelled:
         raise
     except Exception as error:
@@ -370,6 +392,10 @@ def section_outputs(
         "table": None if table is None else _encode_table(table),
     }
     return [*outputs, CellOutput(data={"text/html": html}, record=record)]
+
+
+def _raise(error: Exception) -> SectionContent:
+    raise error
 
 
 def read_sections(notebook: Any) -> list[Section]:
