@@ -276,6 +276,12 @@ def test_lasso_and_code_selection_are_linked(pages, trained):
         marked_images(int(codes.locator(".within").text_content().split(" ")[0]))
         page.keyboard.press("Escape")
         expect_no_selection()
+
+        card = page.locator("div[data-of] [data-image]").first
+        card.click()
+        assert marked_images(1).tolist() == [int(card.get_attribute("data-image"))]
+        card.click()
+        expect_no_selection()
         assert seen.errors == [] and seen.outside == []
 
 

@@ -91,7 +91,8 @@
       cards.forEach((card) => card.setAttribute("aria-selected", selected.has(idOfCard(card))));
     };
 
-    const toggle = (id) => {
+    const toggle = (event, id) => {
+      event.stopPropagation(); // a picture with an image of its own may be on a card
       const ids = new Set(selected);
       if (!ids.delete(id)) ids.add(id);
       mark({ image: [...ids] });
@@ -102,8 +103,8 @@
     cards.forEach((card) => {
       Object.assign(card, { tabIndex: 0, title: "Select this image, or deselect it" });
       card.style.cursor = "pointer";
-      card.addEventListener("click", () => toggle(idOfCard(card)));
-      card.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(idOfCard(card)); });
+      card.addEventListener("click", (event) => toggle(event, idOfCard(card)));
+      card.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(event, idOfCard(card)); });
     });
   };
 
