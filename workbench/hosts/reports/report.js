@@ -1,6 +1,8 @@
 // Printing: open folded parts and fit figures to the sheet, because paper neither unfolds nor scrolls.
 (() => {
-  const SHEET_WIDTH = 1040; // of <main> on paper, in CSS pixels; see report.css
+  const kind = document.body.dataset.template;
+  const SHEET_WIDTH = kind === "views" ? 1160 : 1040; // of <main> on paper, in CSS pixels; see report.css
+  const LOW = 0.75; // height of a figure among views on paper, as a share of that on the screen
   const figures = () => document.querySelectorAll(".js-plotly-plot");
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details:not([open])").forEach((details) => {
@@ -8,9 +10,11 @@
       details.dataset.folded = "";
     });
     figures().forEach((figure) => {
-      // In a brief, figures are in two columns.
-      const width = document.body.dataset.template === "brief" ? SHEET_WIDTH / 2 - 12 : SHEET_WIDTH;
-      Plotly.relayout(figure, { width, autosize: false });
+      const isInColumns = ["brief", "views"].includes(kind);
+      const width = isInColumns ? SHEET_WIDTH / 2 - 12 : SHEET_WIDTH;
+      const { height } = figure.layout, isLow = height && kind === "views";
+      if (isLow) figure.dataset.height = height;
+      Plotly.relayout(figure, { width, autosize: false, ...(isLow && { height: LOW * height }) });
     });
   });
   addEventListener("afterprint", () => {
@@ -18,7 +22,11 @@
       details.open = false;
       delete details.dataset.folded;
     });
-    figures().forEach((figure) => { Plotly.relayout(figure, { width: null, autosize: true }); });
+    figures().forEach((figure) => {
+      const { height } = figure.dataset;
+      delete figure.dataset.height;
+      Plotly.relayout(figure, { width: null, autosize: true, ...(height && { height: Number(height) }) });
+    });
   });
 })();
 
