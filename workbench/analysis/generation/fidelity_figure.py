@@ -109,7 +109,7 @@ def _add_distances(figure: go.Figure, result: Fidelity) -> None:
         col=1,
     )
     figure.update_xaxes(
-        title=f"{result.label},<br>squared units of the features", rangemode="tozero", row=1, col=1
+        title=f"{result.label}, squared units of the features", rangemode="tozero", row=1, col=1
     )
     figure.update_yaxes(
         title="",
