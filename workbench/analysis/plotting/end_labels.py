@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from scipy.optimize import isotonic_regression
 
 LABEL_HEIGHT_PX = 15
 LABEL_SHIFT_PX = 16  # from the end of a curve to its label
@@ -46,8 +45,21 @@ def spread(positions: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     shifts = gap * np.arange(len(values))
     moved = np.empty(len(values))
-    moved[order] = isotonic_regression(values[order] - shifts).x + shifts
+    moved[order] = _isotonic(values[order] - shifts) + shifts
     return moved
+
+
+def _isotonic(values: np.ndarray) -> np.ndarray:
+    """Return the ascending numbers nearest to some numbers, by pooling adjacent violators."""
+    pools: list[tuple[float, int]] = []  # mean and size
+    for value in values:
+        mean, size = float(value), 1
+        while pools and pools[-1][0] > mean:
+            other_mean, other_size = pools.pop()
+            mean = (mean * size + other_mean * other_size) / (size + other_size)
+            size += other_size
+        pools.append((mean, size))
+    return np.repeat([mean for mean, _ in pools], [size for _, size in pools])
 
 
 def add_end_labels(
