@@ -112,9 +112,17 @@ def _frame(figure: go.Figure) -> dict[str, Any]:
 
 
 def _shared_traces(figures: Sequence[go.Figure]) -> list[int]:
-    """Return the numbers of the traces that are the same in all figures."""
+    """Return the numbers of the traces that are the same in all figures, except the first curve.
+
+    Runs with equal results still have a curve each.
+    """
     num_traces = min(len(figure.data) for figure in figures)
-    return [i for i in range(num_traces) if _is_shared([figure.data[i] for figure in figures])]
+    first = next(i for i, trace in enumerate(figures[0].data) if _draws_line(trace))
+    return [
+        i
+        for i in range(num_traces)
+        if i != first and _is_shared([figure.data[i] for figure in figures])
+    ]
 
 
 def _is_shared(traces: Sequence[Any]) -> bool:
