@@ -395,7 +395,7 @@ def test_report_of_views_keeps_their_order(trained, tmp_path):
         ("selection", "done"),
         ("codebook_usage", "not_applicable"),
     ]
-    names = ("codes", "decision", "token_budget", "checks", "losses")
+    names = ("codes", "decision", "token_budget", "checks", "training_curves")
     assert states[4:] == [(name, "done") for name in names]
     assert manifest["parameters"]["views"][0] == views[0].to_query()
     assert "soft-4" in {run["name"] for run in manifest["runs"]}
