@@ -9,13 +9,13 @@ DEMO_TRAIN := OMP_NUM_THREADS=1 $(TRAIN)
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo demo-softvq-4 demo-softvq-16 demo-vqvae-16 readme-picture test test-fast wording golden lint style types docstrings format lab dashboard docs bench soak claims claims-full lock audit clean browser
+.PHONY: demo demo-softvq-4 demo-softvq-16 demo-vqvae-16 readme-picture test test-fast wording golden lint style types docstrings format lab dashboard docs bench soak claims claims-full lock audit clean browser notebooks
 
 demo: .venv/demo  ## train on bundled photographs, write report.html, print the next steps
 	$(MAKE) --no-print-directory -j3 demo-softvq-4 demo-softvq-16 demo-vqvae-16
 	@echo
 	@echo "Dashboard:   make dashboard   then open the link that it prints"
-	@echo "JupyterLab:  make lab         then open 0_first_run.ipynb"
+	@echo "JupyterLab:  make lab         opens the first notebook"
 	@echo "Report:"
 	@$(BIN)/workbench report comparison --run $(RUNS)/softvq-16 --out report.html \
 	  --compare-with $(RUNS)/softvq-4,$(RUNS)/vqvae-16
@@ -44,6 +44,9 @@ test-fast: WORKERS = 2
 test-fast: .venv/dev  ## run the tests that need neither a browser, nor a kernel, nor long training
 	$(PYTEST) -m "not slow and not browser and not kernel"
 
+notebooks: .venv/dev browser  ## execute the notebooks and store their outputs in them, as still pictures
+	$(BIN)/python -m benchmarks.notebook_outputs
+
 wording: .venv/dev  ## update the snapshot of user-visible sentences after a change of wording
 	$(BIN)/python -m pytest -q tests/test_wording.py --snapshot-update
 
@@ -69,7 +72,7 @@ format: .venv/dev  ## format the code in place
 	$(BIN)/ruff check --fix .
 
 lab: .venv/demo  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir=notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/0_first_run.ipynb
 
 dashboard: .venv/demo  ## open the dashboard on runs/
 	$(BIN)/workbench dashboard $(RUNS) --port $(PORT)

@@ -26,10 +26,13 @@ extensions = [
 exclude_patterns = ["_build", "_ext", "_generated", "**.ipynb_checkpoints"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
-# The notebooks are pages of the site. They live at the top of the repository, without outputs.
+# The notebooks are pages of the site. They live at the top of the repository, with their outputs,
+# and their links to the documentation start there.
 notebooks = HERE / "notebooks"
 shutil.rmtree(notebooks, ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", notebooks, ignore=shutil.ignore_patterns("runs", ".*"))
+for path in notebooks.glob("*.ipynb"):
+    path.write_text(path.read_text(encoding="utf-8").replace("](../docs/", "](../"), "utf-8")
 nb_execution_mode = "off"
 
 myst_enable_extensions = ["colon_fence", "deflist"]

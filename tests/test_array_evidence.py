@@ -554,6 +554,9 @@ def test_saved_arrays_are_a_run_without_a_model(tmp_path):
     for load in (run.load, run.build):
         with pytest.raises(RunError):
             load()
+    with pytest.raises(UserError) as error:  # there is no code that could be trusted
+        wb.lens(run, over="tokens")
+    assert "trust" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,14 @@ def test_unknown_names_suggest_the_nearest(trained):
 def test_widgets_change_state_and_figure(trained):
     explorer = wb.open(trained)
     view = ExplorerView(explorer)
-    view.primary.value, view.others.value = "soft-2", ("soft-4", "soft-2")
+    view.primary.value = "soft-2"
+    for name, checkbox in view.others.checkboxes.items():
+        checkbox.value = name in ("soft-4", "soft-2")
     assert explorer.state.runs == ("soft-2", "soft-4")
     view.controls["order"].value = "worst"
     assert explorer.state.controls["order"] == "worst" and explorer.result.order == "worst"
-    view.analysis.value = "token_budget"
+    view.group.value = "tokens"
+    assert explorer.state.analysis == view.analysis.value == "token_budget"
     view.task.wait()
     before = view.output.outputs[0]["data"][FIGURE]
     assert "metric" in view.controls and list(view.controls) == list(explorer.state.controls)
@@ -266,7 +269,9 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
     node = with_small_models(load_notebook_node(str(FIRST)))
     node = parameterize_notebook(node, {"folder": str(tmp_path / "runs"), "steps": 20})
     nbformat.write(node, tmp_path / "first.ipynb")
-    cell_index = next(i for i, cell in enumerate(node.cells) if "wb.open(" in cell.source)
+    cell_index = next(
+        i for i, cell in enumerate(node.cells) if "explorer = wb.open(" in cell.source
+    )
     with opened(f"{lab}/first.ipynb?reset") as (page, seen):
         run_all(page)
         page.evaluate(TO_THE_SCREEN, cell_index)
@@ -275,18 +280,19 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         view.locator(".wb-card").first.wait_for()
         view.get_by_text("PSNR").first.wait_for()
 
-        view.get_by_role("button", name="codebook usage").click()
+        view.get_by_label("analyses of").select_option("codebook")
         view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
         figure.locator(".main-svg").first.wait_for()
         assert figure.bounding_box()["height"] > 200
-        view.get_by_role("button", name="token budget").click()
+        view.get_by_label("analyses of").select_option("tokens")
         view.get_by_label("metric").select_option("Mean squared error")
         figure.get_by_text("squared error").first.wait_for()
 
+        view.get_by_label("analyses of").select_option("latents")
         view.get_by_role("button", name="latent map", exact=True).click()
         # The message appears while the kernel works.
         view.get_by_text("computing latent map").wait_for()
-        view.get_by_text(re.compile("UMAP of 360 images")).wait_for()
+        view.get_by_text(re.compile("UMAP of 300 images")).wait_for()
         assert view.get_by_text("computing").count() == 0
         assert seen.outside == []
 

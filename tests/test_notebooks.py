@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom at small size, and are stored without outputs."""
+"""The notebooks run from top to bottom at small size, and are stored with small outputs."""
 
 import json
 import os
@@ -20,6 +20,11 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
+PICTURES = ("image/png", "image/jpeg")
+TEXTS = ("text/html", "text/plain")
+MAX_BYTES = 200_000
+# A path with two parts or more that is not the end of an address, of a relative path or of a tag.
+ABSOLUTE_PATH = r"(?<![\w.:/<-])/[\w.-]+/[\w.-]+|[A-Z]:\\\\"
 TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
 
 
@@ -31,12 +36,16 @@ def parameters(tmp_path_factory) -> dict[str, object]:
 
 
 def with_small_models(notebook: NotebookNode) -> NotebookNode:
-    """Make the trainings of a notebook use small models: most of the time is spent in them."""
+    """Make the trainings of a notebook use small models and few images."""
+
+    def smaller(call: re.Match[str]) -> str:
+        limit = "" if "tokenizer=" in call[0] else ", limit=300"
+        return f"{call[0]}, width=32, depth=1{limit}"
+
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            small = r"\1, width=32, depth=1"
             cell.source = re.sub(
-                r"(wb\.(?:train|start)\((?!config).*?\bsteps=steps)", small, cell.source
+                r"wb\.(?:train|start)\((?!config).*?\bsteps=steps", smaller, cell.source
             )
     return notebook
 
@@ -89,19 +98,60 @@ def test_notebook_runs_and_shows_results(path, parameters, kernel):
         assert any(PLOTLY_MIME in data for data in bundles)
 
 
+def code_cells_of(path: Path) -> list[dict]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_has_no_outputs(path):
-    cells = json.loads(path.read_text())["cells"]
-    code_cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert code_cells
-    assert all(cell["outputs"] == [] for cell in code_cells)
-    assert all(cell["execution_count"] is None for cell in code_cells)
+def test_stored_outputs_are_small(path):
+    """`make notebooks` stores them: still pictures, tables and text of one complete execution."""
+    assert path.stat().st_size < MAX_BYTES
+    code_cells = code_cells_of(path)
+    counts = [cell["execution_count"] for cell in code_cells]
+    assert counts == list(range(1, len(code_cells) + 1))
+    outputs = [output for cell in code_cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {
+        "stream",
+        "display_data",
+        "execute_result",
+    }
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    bundles = [output["data"] for output in outputs if "data" in output]
+    assert {mime for bundle in bundles for mime in bundle} <= {*PICTURES, "text/html", "text/plain"}
+    assert any(set(PICTURES) & set(bundle) for bundle in bundles)
+    texts = [json.dumps(output.get("text", "")) for output in outputs]
+    texts += [json.dumps(bundle.get(mime, "")) for bundle in bundles for mime in TEXTS]
+    for text in texts:
+        assert not re.search(ABSOLUTE_PATH, text), text
+        assert not re.search("Traceback|0x[0-9a-f]{8}|<style|<script|<iframe", text), text
 
 
-def test_each_notebook_refers_to_the_next():
-    for path, next_path in zip(NOTEBOOKS[1:], NOTEBOOKS[2:], strict=False):
-        last_cell = "".join(json.loads(path.read_text())["cells"][-1]["source"])
-        assert re.findall(r"`(\d_\w+\.ipynb)`", last_cell) == [next_path.name]
+def test_stored_outputs_show_a_collapse_and_its_remedy():
+    (path,) = [path for path in NOTEBOOKS if path.name.startswith("4_")]
+    text = json.dumps([cell["outputs"] for cell in code_cells_of(path)])
+    for words in (
+        "Collapsed: ",
+        "TK013",
+        "revive = 0",
+        "workbench train vqvae-photos",
+        "Healthy: ",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_states_its_purpose_and_links_on(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first, last = ("".join(cell["source"]) for cell in (cells[0], cells[-1]))
+    assert "**You will see**" in first and "**You need**" in first
+    links = re.findall(r"\]\(((?!https:)[^)]+)\)", last)
+    number = NOTEBOOKS.index(path) + 1
+    assert links[0] == NOTEBOOKS[number % len(NOTEBOOKS)].name
+    assert any(link.startswith("../docs/") for link in links)
+    ignored = (FOLDER.parent / ".gitignore").read_text().splitlines()
+    for link in links:
+        assert (FOLDER / link).is_file() and link.removeprefix("..") not in ignored
 
 
 def test_first_tokenizer_has_at_most_sixty_lines():

@@ -110,7 +110,7 @@ def train(
         Modules and packages outside of this package that may be imported. The module of a class
         that is passed itself is trusted.
     collect : bool
-        Whether to collect evidence after training.
+        Whether to collect evidence after training. A finished run keeps the evidence that it has.
     **settings
         Settings of the model and of training by name, and:
 
@@ -145,6 +145,7 @@ def train(
     run = job.run
     first_step = max(run.steps, default=0)
     is_finished = first_step >= job.train_config.steps and run.status()["state"] == "finished"
+    has_evidence = is_finished and first_step in run.evidence_steps
     if not process.is_main:
         if not is_finished:
             deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
@@ -154,7 +155,7 @@ def train(
         _follow(job, first_step)
     if collect and run.is_generator and run.tokenizer is None:
         tqdm.write(f"{run.name} has no tokenizer, so that no evidence is collected.", sys.stderr)
-    elif collect and run.status()["state"] == "finished":
+    elif collect and not has_evidence and run.status()["state"] == "finished":
         with collecting_bar(run.name):
             collect_evidence(run, trust=job.trust)
     return run

@@ -178,6 +178,8 @@ class Lens:
         self.state = LensState(over or self.axes[0], **settings)
         if self.state.over not in self.axes:
             self.runs[0].check_trust(self._trust)
+            if 0 in self._problems:
+                raise UserError(self._problems[0])
             raise unknown("axis", self.state.over, self.axes)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,7 +22,12 @@ from workbench.core.errors import UserError
 from workbench.core.glossary import OTHERS, tooltip
 from workbench.hosts.js.jupyter import Theme
 from workbench.hosts.notebook.background_task import BackgroundTask
-from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT, control_widget
+from workbench.hosts.notebook.control_widgets import (
+    LABEL_STYLE,
+    ROW_LAYOUT,
+    NameCheckboxes,
+    control_widget,
+)
 from workbench.hosts.notebook.live import watch
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
@@ -33,7 +38,6 @@ from workbench.workspace.workspace import Workspace, is_of_one_run
 __all__ = ["Explorer", "ExplorerView", "open", "watch"]
 
 PAGE_COLUMNS = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
-MAX_LIST_ROWS = 5
 Output = dict[str, Any]
 
 
@@ -202,14 +206,13 @@ class Explorer:
         """Return the page that needs no kernel: the runs and the summary of the analysis."""
         if not self.workspace.runs:
             return _guide_html(self.workspace)
-        runs = self.runs[list(PAGE_COLUMNS)].to_html(
-            index=False, border=0, float_format="{:.1f}".format, na_rep=""
-        )
+        runs = self.runs[list(PAGE_COLUMNS)].fillna({"data": ""})
+        table = runs.to_html(index=False, border=0, float_format="{:.1f}".format, na_rep="")
         try:
             content = self.result._repr_html_()
         except UserError as error:
             content = f"<p><em>{html.escape(str(error))}</em></p>"
-        return runs + _refused_html(self.workspace) + content
+        return table + _refused_html(self.workspace) + content
 
     def _ipython_display_(self) -> None:
         """Show the widgets at once, and the page when it has been computed."""
@@ -240,20 +243,15 @@ class ExplorerView:
             description="primary run",
             style=LABEL_STYLE,
         )
-        self.others = widgets.SelectMultiple(
-            options=names,
-            value=state.runs[1:],
-            description="compared with",
-            rows=min(MAX_LIST_ROWS, max(1, len(names))),
+        self.others = NameCheckboxes(names, state.runs[1:], "compared with")
+        self.analysis = widgets.ToggleButtons(style={"button_width": "auto"})
+        self.group = widgets.Dropdown(
+            options=list(self._analyses_by_group()),
+            description="analyses of",
             style=LABEL_STYLE,
+            layout={"width": "auto"},
         )
-        self.others.tooltip = "Ctrl-click (⌘-click) selects or deselects a run"
-        analyses = dict.fromkeys([*explorer.analyses, state.analysis])
-        self.analysis = widgets.ToggleButtons(
-            options=[(_title(name), name) for name in analyses],
-            value=state.analysis,
-            style={"button_width": "auto"},
-        )
+        self._offer_group(state.analysis)
         self.side_by_side = widgets.Checkbox(
             value=state.side_by_side,
             description=OTHERS["side by side"].label,
@@ -269,8 +267,9 @@ class ExplorerView:
         self.box = widgets.VBox(
             [
                 widgets.HTML(_refused_html(workspace)),
-                widgets.HBox([self.primary, self.others], layout=ROW_LAYOUT),
-                self.analysis,
+                self.primary,
+                self.others,
+                widgets.HBox([self.group, self.analysis], layout=ROW_LAYOUT),
                 self.row,
                 self.task.body,
                 self.output,
@@ -279,9 +278,30 @@ class ExplorerView:
         )
         self.primary.observe(self._on_change, "value")
         self.others.observe(self._on_change, "value")
+        self.group.observe(self._on_group, "value")
         self.analysis.observe(self._on_analysis, "value")
         self.side_by_side.observe(self._on_change, "value")
         self._on_analysis()
+
+    def _analyses_by_group(self) -> dict[str, list[str]]:
+        """Return the offered analyses of each group that has any."""
+        offered = dict.fromkeys([*self.explorer.analyses, self.explorer.state.analysis])
+        groups = {
+            group: [name for name in names if name in offered]
+            for group, names in analysis.groups().items()
+        }
+        return {group: names for group, names in groups.items() if names}
+
+    def _offer_group(self, name: str) -> None:
+        """Show buttons for the analyses in the group of one of them."""
+        groups = self._analyses_by_group()
+        self.group.value = next(group for group in groups if name in groups[group])
+        self.analysis.options = [(_title(other), other) for other in groups[self.group.value]]
+        self.analysis.value = name
+
+    def _on_group(self, _: Any) -> None:
+        if self.analysis.value not in self._analyses_by_group()[self.group.value]:
+            self._offer_group(self._analyses_by_group()[self.group.value][0])
 
     def _on_analysis(self, _: Any = None) -> None:
         """Make the controls of another analysis."""

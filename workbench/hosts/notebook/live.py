@@ -243,7 +243,11 @@ class Watch:
             self._closed = False
             self._thread = threading.Thread(target=self._follow, daemon=True)
             self._thread.start()
-        display_with_fallback(self.box, repr(self), self._repr_html_, figure=lambda: self.figure)
+        display_with_fallback(self.box, repr(self), self._repr_html_, figure=self._static_figure)
+
+    def _static_figure(self) -> go.Figure | None:
+        """Return the figure below the page; None before the first record, and of an import."""
+        return self.figure if self.model.has_records else None
 
     def _follow(self) -> None:
         self.probe.observe(lambda _: self._wake.set(), "shown")

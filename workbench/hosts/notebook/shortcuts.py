@@ -126,7 +126,13 @@ def _explore(
     opened = [run if isinstance(run, Run) else Run(run) for run in runs]
     if not opened:
         raise UserError("Name at least one run: its folder, or the run that wb.train returned.")
-    workspace = Workspace(opened[0].folder.resolve().parent)
+    workspace = Workspace(_folder_of(opened[0]))
     workspace.runs = {}  # only the named runs are listed
     explorer = Explorer(workspace, ViewState(), analyses)
     return explorer.show(name, runs=opened, step=step, **controls)
+
+
+def _folder_of(run: Run) -> Path:
+    """Return the folder that contains a run, relative if the folder of the run is."""
+    name = run.folder.name
+    return run.folder.resolve().parent if name in ("", "..") else run.folder.parent
