@@ -1,4 +1,4 @@
-"""Waiting times of a user: first paint, filter, slider step, lasso, opening many runs.
+"""Waiting times of a user: first text, first paint, filter, slider step, lasso, opening many runs.
 
     python benchmarks/surfaces.py RUN          a run of any tokenizer with evidence and a checkpoint
 
@@ -101,6 +101,18 @@ def first_paint(browser: Browser, address: str) -> float:
     return seconds
 
 
+def first_text(browser: Browser, address: str) -> float:
+    """Measure the time from the request until the browser has drawn text and structure."""
+    page = browser.new_page()
+    page.goto(address, wait_until="commit")
+    page.locator("#first-paint").get_by_text("run-000").wait_for(state="attached")
+    paints = "performance.getEntriesByName('first-contentful-paint').map((e) => e.startTime)"
+    page.wait_for_function(f"{paints}.length > 0")
+    seconds = float(page.evaluate(f"{paints}[0]")) / 1000
+    page.close()
+    return seconds
+
+
 def filter_runs(page: Page) -> Callable[[], float]:
     """Return a measurement of the time from typing a filter until the matching runs are counted."""
     limits = iter(range(10, 100))
@@ -194,6 +206,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         rows.append((f"wb.open of {NUM_RUNS} runs", 1.0, median(lambda: open_runs(folder), 3)))
         with served(folder) as address:
+            rows.append(("first text", 1.0, median(lambda: first_text(browser, address))))
             rows.append(("first paint, first visit", 4.0, first_paint(browser, address)))
             later_visits = median(lambda: first_paint(browser, address))
             rows.append(("first paint, later visits", 4.0, later_visits))

@@ -20,7 +20,7 @@ from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
 
 from workbench import analysis
-from workbench.hosts.dashboard.app import TITLES
+from workbench.hosts.dashboard.app import TAB_TITLES, TITLES
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
@@ -67,8 +67,10 @@ def test_overview_opens_without_network(dashboard):
             assert f'id="{link.partition("#")[2]}"' in response.read().decode()
         with urlopen(dashboard) as response:
             document = response.read().decode()
-        # A browser draws text before it has loaded any script.
-        assert 0 < document.index('id="first-paint"') < document.index("bokeh.min.js")
+        # A browser draws the tabs and the runs before it has loaded any script.
+        first_paint, scripts = document.split('id="first-paint"')[1].split("bokeh.min.js")
+        assert all(f"<li>{text}</li>" in first_paint for text in (*TAB_TITLES, "soft-4", "flow"))
+        assert scripts.count("data-root-id") == 3 and scripts.count("<title>") == 0
         assert seen.errors == [] and seen.outside == []
 
 

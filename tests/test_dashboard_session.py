@@ -12,9 +12,12 @@ from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import pytest
+from panel_material_ui import Button, FileDownload
+from panel_material_ui.widgets.base import MaterialWidget
 
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.dashboard.state import DashboardState
+from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
@@ -379,3 +382,19 @@ def test_psnr_is_computed_once_per_evidence(many_runs):
     update_json(evidence / "provenance.json", n=359)
     psnr = Workspace(many_runs).table()["PSNR (dB)"]
     assert psnr.isna().sum() == 1 and psnr.isna()[7]
+
+
+def test_every_field_and_column_has_a_tooltip(runs):
+    session = Session(runs, trainings=TrainingQueue(runs, limit=0))
+    session.page()
+    bodies = [session.pages[name].body for name in session.pages]
+    bodies += [session.runs.body, session.reports.body, session.saved_views.body]
+    fields = [field for body in bodies for field in body.select(MaterialWidget)]
+    fields += [session.reports.title, session.reports.author, *session.primary_run.parts]
+    # The tooltip of a button would replace its name, which says what it does.
+    fields = [field for field in fields if not isinstance(field, Button | FileDownload)]
+    assert len(fields) > 25
+    assert [type(field).__name__ for field in fields if not field.description] == []
+    tables = [session.runs.table, session.pages["table"].table]
+    for table in tables:
+        assert set(map(str, table.value)) - {"●"} <= set(table.header_tooltips)

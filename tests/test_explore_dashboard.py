@@ -48,7 +48,7 @@ def test_lens_shows_two_runs_side_by_side(dashboard, trained):
         page.wait_for_url("**lens.row=1&lens.show=8&lens.stop=0*")
         assert f"{lens.image_grid.error[1, 0]:.4f}" in caption.text_content()
         assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in caption.text_content()
-        page.keyboard.press("2")
+        page.keyboard.press(".")
         page.keyboard.press("f")
         page.keyboard.press("f")
         assert page.locator(".wb-lens figcaption").text_content() == "soft-2 · tokens: 1"

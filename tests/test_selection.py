@@ -30,6 +30,12 @@ from workbench.workspace.workspace import Workspace
 CORNER = ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0))
 
 
+@pytest.mark.parametrize("where", ["class = three", "error > 0 & class != 10"])
+def test_unknown_class_is_refused(trained, where):
+    with pytest.raises(UserError):
+        wb.select(trained / "soft-4", where=where)
+
+
 @pytest.mark.parametrize(
     "selection",
     [

@@ -13,6 +13,7 @@ from workbench.core.errors import UserError
 from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.launch import training_queue
 from workbench.launch.settings import check_settings
+from workbench.launch.stored_queue import read_queue
 from workbench.launch.training_queue import TrainingQueue, check_resumable, log_tail
 from workbench.storage.run import Run
 
@@ -66,6 +67,35 @@ def test_queue_runs_at_most_its_limit_in_order(processes, tmp_path):
     processes.codes["b"] = 1
     wait_until(lambda: trainings[1].state == "ended")
     assert trainings[0].error == "" and "code 1" in trainings[1].error
+    queue.close()
+
+
+def test_trainings_that_wait_are_held_by_the_next_queue(processes, tmp_path):
+    first = TrainingQueue(tmp_path, limit=0)
+    trainings = first.submit("ae-digits", {"a": {"seed": "1"}, "b": {}, "c": {}})
+    first.stop(trainings[2])
+    first.close()
+    queue = TrainingQueue(tmp_path)
+    held = queue.trainings
+    assert [(one.name, one.state) for one in held] == [("a", "held"), ("b", "held")]
+    with pytest.raises(UserError):
+        queue.submit("ae-digits", {"b": {}})
+    queue.start(held[0])
+    wait_until(lambda: processes.started == ["a"] and len(read_queue(tmp_path)) == 1)
+    assert Run(tmp_path / "a").config.changes == {"seed": "1"}
+    queue.stop(held[1])
+    assert read_queue(tmp_path) == () and list(tmp_path.iterdir()) == [tmp_path / "a"]
+    queue.close()
+
+
+@pytest.mark.parametrize("name", ['"../a"', "1", '"a", "other": 1'])
+def test_damaged_stored_queue_is_kept_and_reported(processes, tmp_path, name):
+    text = f'[{{"name": {name}, "target": "ae-digits", "settings": {{}}}}]'
+    (tmp_path / "queue.json").write_text(text)
+    queue = TrainingQueue(tmp_path, limit=0)
+    assert "queue.json" in queue.problem and queue.trainings == ()
+    queue.submit("ae-digits", {"b": {}})
+    assert (tmp_path / "queue.json").read_text() == text
     queue.close()
 
 
@@ -169,6 +199,14 @@ def test_runs_are_started_stopped_resumed_and_cloned_in_the_dashboard(tmp_path):
         fill("Name of the run", "first")
         page.get_by_role("button", name="Start training").click()
         state("running, step")
+        fill("Several values", "lr=0.001,0.002")
+        page.get_by_role("button", name="Start 2 trainings").click()
+        state("lr=0.002 · waiting")
+        assert [one.name for one in read_queue(folder)] == ["first-2-lr=0.001", "first-2-lr=0.002"]
+        for value in ("0.002", "0.001"):
+            page.get_by_role("button", name="remove", exact=True).first.click()
+            expect(page.get_by_text(f"lr={value} · waiting")).to_have_count(0)
+        assert read_queue(folder) == ()
         page.get_by_role("button", name="stop", exact=True).click()
         state("stopped, step")
         changes = Run(folder / "first").config.changes

@@ -296,6 +296,33 @@ OTHERS = {
     "only differing": Term(
         "Only settings that differ", "Leave out settings that are the same in all runs."
     ),
+    "setting": Term(
+        "setting",
+        "A setting of the model or of training; `workbench train RECIPE --help` defines it.",
+    ),
+    "#": Term("#", "The key that selects or deselects the run."),
+    "group by": Term("Group by", "Rows with the same value of this column form a group."),
+    "show hidden": Term("Show hidden runs", "Also list the runs that are marked in column hide."),
+    "select images": Term(
+        "Select images",
+        "Conditions with & between them: column operator value, as in error > 0.05 & class = 3."
+        " All tabs show the same selection.",
+    ),
+    "name of a view": Term(
+        "Name", "Stores the address of this view in the folder of runs under this name."
+    ),
+    "title of a report": Term("Title", "The heading of the report."),
+    "author of a report": Term("Author", "Is written below the heading of the report."),
+    "resume or clone": Term(
+        "Resume or clone a run",
+        "Resume continues a run that was stopped. Clone fills the form below with its settings.",
+    ),
+    "all settings": Term(
+        "All settings", "Also show the settings that the recipe leaves at their defaults."
+    ),
+    "images of step": Term(
+        "Images of step", "The step of training whose preview images are shown."
+    ),
     "note of a view": Term("Note", "Text above the view in the report, as Markdown."),
     "conclusion of a report": Term("Conclusion", "Text at the end of the report, as Markdown."),
     "several values": Term(

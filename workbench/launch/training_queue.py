@@ -1,26 +1,27 @@
 """A queue of trainings, each in a process of its own, at most some of them at the same time.
 
 The processes are those of `wb.start`: they go on when the queue is closed. Trainings that wait then
-are not started.
+are stored in the folder of runs; a later queue shows them, and starts them on request.
 """
 
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, Literal
 
 from workbench.core.errors import UserError
+from workbench.launch.stored_queue import RUN_NAME, StoredTraining, read_queue, write_queue
 from workbench.launch.subprocess import LOG_NAME, launch
 from workbench.launch.trainables import parse_target
 from workbench.storage.run import Run
 
-QueueState = Literal["waiting", "starting", "running", "ended", "refused"]
+QueueState = Literal["held", "waiting", "starting", "running", "ended", "refused"]
+STORED_STATES = ("held", "waiting", "starting")
 POLL_INTERVAL_S = 0.5
-RUN_NAME = re.compile(r"[\w][\w.=+-]{0,99}")  # the name of a folder without surprises
 LOG_BYTES = 16_384  # of the end of a log, in which its last lines are searched
 RESUMABLE_STATES = ("new", "stopped", "interrupted", "failed")
 
@@ -37,8 +38,8 @@ class QueuedTraining:
         The recipe, or `module:Class`.
     settings : dict
         Changed settings by name.
-    state : {"waiting", "starting", "running", "ended", "refused"}
-        The state of its process.
+    state : {"held", "waiting", "starting", "running", "ended", "refused"}
+        The state of its process. One that waited in an earlier queue is held until `start`.
     error : str
         The reason why it was refused, or why its process failed.
     """
@@ -72,13 +73,32 @@ class TrainingQueue:
         Modules outside of this package that may be imported.
     limit : int
         Trainings at the same time.
+
+    Attributes
+    ----------
+    problem : str
+        Why the trainings that waited in an earlier queue cannot be read; empty if they can. The
+        queue is not stored then.
     """
 
     def __init__(self, folder: str | Path, trust: Sequence[str] = (), limit: int = 1) -> None:
         self.folder = Path(folder)
         self.trust = tuple(trust)
         self.limit = limit
+        self.problem = ""
         self._trainings: list[QueuedTraining] = []
+        try:
+            self._trainings = [
+                QueuedTraining(
+                    folder=self.folder / stored.name,
+                    target=stored.target,
+                    settings=stored.settings,
+                    state="held",
+                )
+                for stored in read_queue(self.folder)
+            ]
+        except UserError as error:
+            self.problem = str(error)
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -148,12 +168,20 @@ class TrainingQueue:
             self._add((training,))
         return training
 
+    def start(self, training: QueuedTraining) -> None:
+        """Let a training that is held wait for its turn."""
+        with self._changed:
+            if training.state == "held":
+                training.state = "waiting"
+                self._notify()
+
     def stop(self, training: QueuedTraining) -> None:
         """Stop a training with a checkpoint; one that has not started leaves the queue."""
         with self._changed:
             if not training.is_active:
                 if training in self._trainings:
                     self._trainings.remove(training)
+                    self._store()
                 return
         Run(training.folder).ask("stop")
 
@@ -164,11 +192,26 @@ class TrainingQueue:
             self._changed.notify()
 
     def _add(self, trainings: Sequence[QueuedTraining]) -> None:
+        self._store((*self._trainings, *trainings))
         self._trainings += trainings
+        self._notify()
+
+    def _notify(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="trainings", daemon=True)
             self._thread.start()
         self._changed.notify()
+
+    def _store(self, trainings: Sequence[QueuedTraining] | None = None) -> None:
+        """Store what has not started, of these trainings or those of the queue."""
+        if self.problem:
+            return
+        waiting = [
+            StoredTraining(name=one.name, target=one.target, settings=one.settings)
+            for one in (self._trainings if trainings is None else trainings)
+            if one.state in STORED_STATES
+        ]
+        write_queue(self.folder, waiting)
 
     def _check_name(self, name: str) -> None:
         if not RUN_NAME.fullmatch(name):
@@ -180,7 +223,7 @@ class TrainingQueue:
 
     def _find_unfinished(self, name: str) -> bool:
         return any(
-            training.name == name and (training.is_active or training.state == "waiting")
+            training.name == name and (training.is_active or training.state in STORED_STATES)
             for training in self._trainings
         )
 
@@ -212,9 +255,11 @@ class TrainingQueue:
         except UserError as error:
             training.error = str(error)
             training.state = "refused"
-            return
-        training.process = launched.process
-        training.state = "running" if launched.process is not None else "ended"
+        else:
+            training.process = launched.process
+            training.state = "running" if launched.process is not None else "ended"
+        with self._changed, suppress(UserError):  # at worst, the file names a run that exists
+            self._store()
 
 
 def check_resumable(run: Run, steps: int | None = None) -> None:

@@ -30,7 +30,7 @@ from workbench.core.errors import UserError, unknown
 MAX_FILTER_CHARS = 10_000
 MAX_CONDITIONS = 32
 MAX_QUOTED_CHARS = 60
-MAX_LISTED_COLUMNS = 12
+MAX_LISTED_NAMES = 12
 MAX_NEAREST = 5
 EXAMPLE = "error > 0.05 & class = 3"
 OPERATOR = re.compile(r"<=|>=|!=|<|>|=")
@@ -145,6 +145,26 @@ def apply_filter(columns: Mapping[str, np.ndarray], conditions: Iterable[Conditi
     return is_met
 
 
+def check_values(column: np.ndarray, name: str, conditions: Iterable[Condition]) -> None:
+    """Raise UserError if a condition compares a column of names with one that is not in it.
+
+    Parameters
+    ----------
+    column : ndarray of str
+        Names, such as those of classes.
+    name : str
+        The name of the column.
+    conditions : iterable of Condition
+        Conditions on this column and on others.
+    """
+    compared = [one for one in conditions if one.column.lower() == name]
+    values = [value for one in compared if one.operator in ("=", "!=") for value in one.values]
+    known = {str(text).lower(): str(text) for text in np.unique(column)}
+    for value in values:
+        if value.lower() not in known:
+            raise _unknown(name, value, list(known.values()))
+
+
 def find_column(names: Iterable[str], name: str) -> str:
     """Return the column of this name, in any case and with or without its unit.
 
@@ -157,11 +177,16 @@ def find_column(names: Iterable[str], name: str) -> str:
     column_by_name = {column.lower().partition(" (")[0]: column for column in columns}
     column_by_name |= {column.lower(): column for column in columns}
     if name.lower() not in column_by_name:
-        if len(columns) > MAX_LISTED_COLUMNS:
-            nearest = difflib.get_close_matches(shorten(name), columns, MAX_NEAREST, 0.4)
-            columns = nearest or columns[:MAX_LISTED_COLUMNS]
-        raise unknown("column", shorten(name), columns)
+        raise _unknown("column", name, columns)
     return column_by_name[name.lower()]
+
+
+def _unknown(kind: str, name: str, names: list[str]) -> UserError:
+    """Return the error for an unknown name. Of many names, it lists the nearest or the first."""
+    if len(names) > MAX_LISTED_NAMES:
+        nearest = difflib.get_close_matches(shorten(name), names, MAX_NEAREST, 0.4)
+        names = nearest or names[:MAX_LISTED_NAMES]
+    return unknown(kind, shorten(name), names)
 
 
 def shorten(text: str) -> str:

@@ -27,7 +27,7 @@ from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.controls import coerce_controls
 from workbench.workspace.encoding import png_url
-from workbench.workspace.filters import apply_filter, parse_filter
+from workbench.workspace.filters import apply_filter, check_values, parse_filter
 from workbench.workspace.map_layout import layout_of_run, snap_to_grid
 from workbench.workspace.selection import Selection, points_in_polygon
 from workbench.workspace.workspace import RESULTS_FOLDER
@@ -233,7 +233,7 @@ def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> Selec
     Raises
     ------
     UserError
-        If the selection names a column or an image that the evidence does not have.
+        If the selection names a column, a class or an image that the evidence does not have.
     """
     evidence = run.evidence(selection.step)
     columns: dict[str, Any] = dict(columns_of(run, evidence))
@@ -272,9 +272,12 @@ def selected_indices(run: Run, selection: Selection, layout: Layout = layout_of)
         return _inside(layout(run, selection), selection)
     evidence = run.evidence(selection.step)
     if selection.where:
-        return np.flatnonzero(
-            apply_filter(columns_of(run, evidence), parse_filter(selection.where))
-        )
+        conditions = parse_filter(selection.where)
+        columns = columns_of(run, evidence)
+        is_selected = apply_filter(columns, conditions)
+        if "class" in columns:
+            check_values(columns["class"], "class", conditions)
+        return np.flatnonzero(is_selected)
     indices, count = selection.indices, num_images(evidence)
     if len(indices) and indices[-1] >= count:
         raise UserError(

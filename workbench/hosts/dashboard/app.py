@@ -51,8 +51,15 @@ TITLES = {
     "learnability": "Diffusability",
     "runs": "Compare",
     "diagnosis": "Checks",
-}  # of tabs named otherwise
+}  # of tabs with another name
+TAB_NAMES = ("overview", TAB, *MODULES, *analysis.groups(), "live", TRAIN)
+TAB_TITLES = tuple(TITLES.get(name, name.capitalize()) for name in TAB_NAMES)
 STEPS_OF_KEYS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
+DOT = " · "
+CHIP_STYLE = (
+    "display: inline-block; margin: 2px 6px 2px 0; padding: 1px 10px; border-radius: 12px;"
+    " border: 1px solid rgba(128, 128, 128, 0.45); overflow-wrap: anywhere"
+)
 REFRESH_INTERVAL_MS = 3000  # between two looks at the folder of runs
 
 
@@ -127,7 +134,7 @@ class Session:
         frames = {title: self.pages.frames[title] for title in self._titles}
         self._open_page = self._title_of(view)
         self.tabs = pmui.Tabs(
-            *((TITLES.get(title, title.capitalize()), frame) for title, frame in frames.items()),
+            *zip(TAB_TITLES, frames.values(), strict=True),
             active=self._titles.index(self._open_page),
             dynamic=False,
             sx=TAB_STYLE,
@@ -244,7 +251,7 @@ class Session:
             self.pages[TRAIN].show(view)
             return
         try:
-            self.about.object = html.escape(self.workspace.about(view))
+            self.about.object = _chips(self.workspace.about(view))
         except UserError:
             self.about.object = ""
         self.pages[title].show(view)
@@ -317,6 +324,12 @@ class Session:
             guide = pn.pane.HTML(GUIDE.format(folder=folder))
             return [guide, *self._refused(), self.pages.frames[TRAIN]]
         return [self.about, self.tabs]
+
+
+def _chips(text: str) -> str:
+    """Return a text as HTML, with a frame around each of its parts; copied, it is the same text."""
+    parts = [f'<span style="{CHIP_STYLE}">{html.escape(part)}</span>' for part in text.split(DOT)]
+    return f'<span style="font-size: 0">{DOT}</span>'.join(parts)
 
 
 def _busy_watchers() -> list[Any]:

@@ -23,6 +23,7 @@ KEYS = {
     "Esc": "leave a field",
     "click": "click a point to make its run primary, or to open its image or code",
     "box, lasso": "select the images or codes of a figure, or keep only the runs inside",
+    "own keys": "of the lens, the map and the grid of codes, after a click on them: written below",
     "?": "show or hide these keys",
 }
 HELP_STYLE = (
@@ -55,7 +56,7 @@ class Keyboard:
         self.on_narrow = on_narrow
         self._addresses_written = 0
         self.module = component("keyboard")(
-            data="{}", view="{}", width=190, height=40, styles={"color": "white"}
+            data="{}", view="{}", height=40, styles={"color": "white", "flex": "none"}
         )
         self.module.param.watch(lambda event: self._on_message(json.loads(event.new)), "view")
         rows = "".join(

@@ -49,14 +49,27 @@ class LiveTab:
             options={choice_label(name): name for name in get_args(X)},
             value="step",
             width=200,
+            description=CONTROLS["x"].tooltip,
         )
-        self.log = pmui.Checkbox(label="log axes", value=False)
+        self.log = pmui.Checkbox(label="log axes", value=False, description=CONTROLS["log"].tooltip)
         self.smoothing = pmui.FloatSlider(
-            label="smoothing", start=0, end=MAX_SMOOTHING, step=0.01, value=0, width=220
+            label="smoothing",
+            start=0,
+            end=MAX_SMOOTHING,
+            step=0.01,
+            value=0,
+            width=220,
+            description=CONTROLS["smoothing"].tooltip,
         )
         self.curves = Figure()
         self.step = pmui.DiscreteSlider(
-            label="images of step", options=[NO_STEP], value=NO_STEP, width=480, visible=False
+            label="images of step",
+            options=[NO_STEP],
+            value=NO_STEP,
+            sizing_mode="stretch_width",
+            max_width=480,
+            visible=False,
+            description=tooltip("images of step"),
         )
         self.images = pn.pane.PNG(
             None, width=480, styles={"image-rendering": "pixelated"}, visible=False
@@ -185,6 +198,7 @@ class LiveTab:
                 value=f"{value:g}",
                 width=120,
                 size="small",
+                description=tooltip("multiplier"),
                 disabled=not model.accepts_commands,
             )
             for name, value in model.multipliers.items()

@@ -4,7 +4,15 @@ The scripts of Panel and Plotly take seconds on a slow machine, and block a page
 after them. An element in front of them begins the body, so that a browser draws it first.
 """
 
-TEMPLATE = """
+import html
+from collections.abc import Sequence
+
+MAX_NAMES = 40  # of runs that the first paint lists
+OUTLINE = "<!-- outline -->"  # is replaced by the tabs and the runs
+# All before it is the same for every visitor, apart from the outline.
+END_OF_BEGINNING = "<!-- end of the beginning -->"
+TEMPLATE = (
+    """
 {% extends "base.html" %}
 {% block loader_css %}
 {{ super() }}
@@ -13,18 +21,36 @@ TEMPLATE = """
   background: #0072b2; color: #fff; border-radius: 8px; font: 14px system-ui, sans-serif;
 }
 #loader .spinner { width: 18px; height: 18px; border-width: 3px }
-#first-paint { position: fixed; inset: 0; font: 16px/1.5 system-ui, sans-serif; color: #333 }
-#first-paint header { background: #0072b2; color: #fff; padding: 20px 68px; font-size: 24px }
-#first-paint p { margin: 24px 68px; max-width: 640px }
+#first-paint { position: fixed; inset: 0; overflow: hidden; background: #fff; color: #333 }
+#first-paint { font: 14px/1.5 system-ui, sans-serif }
+#first-paint header { background: #0072b2; color: #fff; padding: 15px 68px; font-size: 20px }
+#first-paint nav { float: left; width: 348px; height: 100%; padding: 16px }
+#first-paint nav { border-right: 1px solid #8884 }
+#first-paint ul { margin: 8px 0; padding: 0; list-style: none; opacity: 0.8 }
+#first-paint nav li { padding: 4px 0; overflow-wrap: anywhere }
+#first-paint .tabs { display: flex; flex-wrap: wrap; gap: 0 18px; padding: 8px 24px }
+#first-paint .tabs { border-bottom: 1px solid #8884; line-height: 32px; overflow: hidden }
+#first-paint p { margin: 0; padding: 24px; overflow: hidden }
+@media (max-width: 899px) { #first-paint nav { float: none; width: auto; height: auto } }
 @media (prefers-color-scheme: dark) { #first-paint { background: #121212; color: #ddd } }
 body:has([data-root-id]:not(:empty)) #first-paint { display: none }
 {% endblock %}
+{% block css_resources %}{% endblock %}
 {% block js_resources %}
 <div id="first-paint" role="status">
   <header>workbench</header>
-  <p>Loading the dashboard: the runs on the left, and a tab for each group of analyses. Results
-  appear as they are computed.</p>
+  """
+    + OUTLINE
+    + """
+  <p>Loading the dashboard. Results appear as they are computed.</p>
 </div>
+{{ super() }}
+"""
+    + END_OF_BEGINNING
+    + """
+{% endblock %}
+{% block postamble %}
+{{ bokeh_css }}
 {{ super() }}
 {% endblock %}
 {% block loader %}
@@ -37,3 +63,27 @@ document.head.append(...document.querySelectorAll("body > style, body > link[rel
 </div>
 {% endblock %}
 """
+)
+
+
+def outline(tabs: Sequence[str], runs: Sequence[str]) -> str:
+    """Return the titles of the tabs and the names of the runs as HTML.
+
+    Parameters
+    ----------
+    tabs : sequence of str
+        The titles of the tabs.
+    runs : sequence of str
+        The names of the runs, of which the first ones are listed.
+    """
+    names = list(runs[:MAX_NAMES])
+    if len(runs) > MAX_NAMES:
+        names.append(f"and {len(runs) - MAX_NAMES} more")
+    title = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+    sidebar = f"<nav><b>{title}</b>{_items(names, '')}</nav>" if runs else ""
+    return sidebar + _items(tabs, "tabs")
+
+
+def _items(texts: Sequence[str], css_class: str) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f'<ul class="{css_class}">{items}</ul>'

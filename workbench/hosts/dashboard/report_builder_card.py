@@ -94,8 +94,8 @@ class ReportBuilderCard:
         )
         self.add_button.on_click(lambda _: self.add())
         self.write_button.on_click(lambda _: self._write())
-        self.title = pmui.TextInput(label="Title", size="small", sizing_mode="stretch_width")
-        self.author = pmui.TextInput(label="Author", size="small", sizing_mode="stretch_width")
+        self.title = text_line("Title", tooltip("title of a report"))
+        self.author = text_line("Author", tooltip("author of a report"))
         self.conclusion = text_area("Conclusion", tooltip("conclusion of a report"))
         self.list = pn.Column(sizing_mode="stretch_width", margin=0)
         self.message = pn.pane.HTML("")
@@ -171,6 +171,13 @@ class ReportBuilderCard:
             self.message.object = html.escape(str(error))
         finally:
             self.write_button.loading = False
+
+
+def text_line(label: str, description: str) -> pmui.TextInput:
+    """Return a field for one line of text."""
+    return pmui.TextInput(
+        label=label, description=description, size="small", sizing_mode="stretch_width"
+    )
 
 
 def text_area(label: str, description: str) -> pmui.TextAreaInput:

@@ -49,6 +49,7 @@ class RunList:
             size="small",
             sizing_mode="stretch_width",
             label="",
+            description=tooltip("filter"),
         )
         self.only_differing = pmui.Checkbox(
             label="Only settings that differ",
@@ -74,7 +75,7 @@ class RunList:
             stylesheets=[STYLE],
             titles={**column_titles(self.all_runs), COLOR_COLUMN: ""},
             sortable={"#": False, COLOR_COLUMN: False},  # no room for the arrows
-            header_tooltips=header_tooltips(self.all_runs),
+            header_tooltips=header_tooltips(self.all_runs) | {"#": tooltip("#")},
         )
         self.body = pmui.Column(
             self.filter,
@@ -195,5 +196,5 @@ def column_titles(table: pd.DataFrame) -> dict[str, str]:
 
 
 def header_tooltips(table: pd.DataFrame) -> dict[str, str]:
-    """Return the tooltip of each column that has an entry in the glossary."""
-    return {str(name): text for name in table if (text := tooltip(str(name)))}
+    """Return the tooltip of each column: of a metric or a fact, otherwise that of a setting."""
+    return {str(name): tooltip(str(name)) or tooltip("setting") for name in table}

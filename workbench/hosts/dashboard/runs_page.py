@@ -57,9 +57,19 @@ class RunsPage:
             label="Columns", options=[], value=[], width=420, description=tooltip("columns")
         )
         self.group = pmui.Select(
-            label="Group by", options=[NO_GROUP], value=NO_GROUP, width=180, size="small"
+            label="Group by",
+            options=[NO_GROUP],
+            value=NO_GROUP,
+            width=180,
+            size="small",
+            description=tooltip("group by"),
         )
-        self.show_hidden = pmui.Checkbox(label="Show hidden runs", value=False, size="small")
+        self.show_hidden = pmui.Checkbox(
+            label="Show hidden runs",
+            value=False,
+            size="small",
+            description=tooltip("show hidden"),
+        )
         self.message = pn.pane.HTML("", styles={"opacity": "0.8"})
         self.place = pn.Column(sizing_mode="stretch_width")
         self.table: pn.widgets.Tabulator | None = None

@@ -9,6 +9,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench.core.errors import RunError, UserError
+from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.report_builder_card import linked_row
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.reports.from_views import view_title
@@ -27,7 +28,11 @@ class SavedViewsCard:
         self.state = state
         self.file = folder / FILE_NAME
         self.name = pmui.TextInput(
-            placeholder=f"{PLACEHOLDER} (s)", size="small", label="", sizing_mode="stretch_width"
+            placeholder=f"{PLACEHOLDER} (s)",
+            size="small",
+            label="",
+            sizing_mode="stretch_width",
+            description=tooltip("name of a view"),
         )
         self.save_button = pmui.Button(label="save", variant="outlined", size="small")
         self.name.param.watch(lambda _: self.save(self.name.value_input or ""), "enter_pressed")

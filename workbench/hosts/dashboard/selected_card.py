@@ -9,6 +9,7 @@ import panel_material_ui as pmui
 
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
+from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.image_selection import SelectedImages
@@ -33,7 +34,11 @@ class SelectionCard:
         self.images: SelectedImages | None = None
         self._key: tuple[tuple[str, ...], int | None, Selection | None] | None = None
         self.where = pmui.TextInput(
-            label="select images, for example: error > 0.05 & class = 3", width=400
+            label="Select images",
+            placeholder="error > 0.05 & class = 3",
+            width=320,
+            size="small",
+            description=tooltip("select images"),
         )
         self.where.param.watch(lambda event: self._select_where(event.new), "value")
         options: dict[str, Any] = {"variant": "outlined", "size": "small", "visible": False}

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from workbench.hosts.dashboard.access import (
     AccessPolicy,
     access_rules,
 )
-from workbench.hosts.dashboard.app import Session
+from workbench.hosts.dashboard.app import TAB_TITLES, Session
+from workbench.hosts.dashboard.early_page import early_page
 from workbench.hosts.dashboard.help_pages import help_pages
+from workbench.hosts.dashboard.page_template import outline
 from workbench.hosts.dashboard.report_builder_card import report_pages
 from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.reports import write_views_report
 from workbench.launch.training_queue import TrainingQueue
+from workbench.storage.run_folders import run_names
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.workspace import Workspace
 
@@ -103,7 +107,9 @@ def serve(
             extra_patterns=[report_pages(folder), *help_pages()],
         )
         # Before any rule of Bokeh. Its server gives no other access to the tornado application.
-        server._tornado.add_handlers(r".*", access_rules(policy))
+        tornado = server._tornado
+        page = early_page(tornado, partial(_outline, Path(folder)))
+        tornado.add_handlers(r".*", [*access_rules(policy), page])
         server.start()
         server.io_loop.add_callback(_ignore_closed_pages)
         link = _link(address, port, policy.token)
@@ -117,6 +123,14 @@ def serve(
             trainings.close()
         settings.close()
         queue.close()
+
+
+def _outline(folder: Path) -> str:
+    """Return what the page shows first: its tabs, and the names of the runs as they are now."""
+    names: list[str] = []
+    with suppress(UserError):  # the page itself gives the reason
+        names = [folder.name] if (folder / "config.json").exists() else run_names(folder)
+    return outline(TAB_TITLES, names)
 
 
 def _ignore_closed_pages() -> None:

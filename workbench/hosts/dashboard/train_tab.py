@@ -79,7 +79,9 @@ class TrainTab:
         self.name = pmui.TextInput(
             label="Name of the run", width=260, size="small", description=tooltip("run")
         )
-        self.show_all = pmui.Checkbox(label="All settings", value=False)
+        self.show_all = pmui.Checkbox(
+            label="All settings", value=False, description=tooltip("all settings")
+        )
         self.sweep = pmui.TextInput(
             label="Several values",
             placeholder="num_tokens=4,8,16; lr=0.001,0.002",

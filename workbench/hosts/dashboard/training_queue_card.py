@@ -56,7 +56,13 @@ class TrainingQueueCard:
         self.rows: dict[int, TrainingRow] = {}  # by the identity of the training
         self._timer: pn.io.PeriodicCallback | None = None
         self._is_open = False
-        self.run = pmui.Select(label="Resume or clone a run", options=[], width=260, size="small")
+        self.run = pmui.Select(
+            label="Resume or clone a run",
+            options=[],
+            width=260,
+            size="small",
+            description=tooltip("resume or clone"),
+        )
         self.steps = pmui.TextInput(
             label="Train to step", width=130, size="small", description=tooltip("train to step")
         )
@@ -72,6 +78,8 @@ class TrainingQueueCard:
             description=tooltip("trainings at the same time"),
         )
         self.message = pn.pane.HTML("", sizing_mode="stretch_width")
+        problem = "" if trainings is None else trainings.problem
+        self.problem = pmui.Alert(html.escape(problem), severity="warning", visible=bool(problem))
         self.list = pn.Column(sizing_mode="stretch_width", margin=0)
         self.run.param.watch(lambda _: self._show_run(), "value")
         self.steps.param.watch(lambda _: self._show_resumable(), "value")
@@ -87,7 +95,9 @@ class TrainingQueueCard:
             gap="12px",
             align_items="center",
         )
-        self.body = pn.Column(row, self.message, self.list, sizing_mode="stretch_width")
+        self.body = pn.Column(
+            row, self.message, self.problem, self.list, sizing_mode="stretch_width"
+        )
 
     def show(self) -> None:
         """Show the queue now, and follow it."""
@@ -135,7 +145,17 @@ class TrainingQueueCard:
         self.refresh()
 
     def _row(self, training: QueuedTraining) -> "TrainingRow":
-        return TrainingRow(training, partial(self._stop, training), partial(self._open, training))
+        return TrainingRow(
+            training,
+            start=partial(self._start, training),
+            stop=partial(self._stop, training),
+            open_live=partial(self._open, training),
+        )
+
+    def _start(self, training: QueuedTraining) -> None:
+        if self.trainings is not None:
+            self.trainings.start(training)
+        self.refresh()
 
     def _stop(self, training: QueuedTraining) -> None:
         if self.trainings is None:
@@ -193,18 +213,25 @@ class TrainingRow:
     """One training: its name and state, buttons, and the end of its log on request."""
 
     def __init__(
-        self, training: QueuedTraining, stop: Callable[[], None], open_live: Callable[[], None]
+        self,
+        training: QueuedTraining,
+        *,
+        start: Callable[[], None],
+        stop: Callable[[], None],
+        open_live: Callable[[], None],
     ) -> None:
         self.training = training
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(6, 10))
+        self.start = pmui.Button(label="start", variant="outlined", size="small", visible=False)
         self.stop = pmui.Button(label="stop", variant="outlined", size="small")
         self.live = pmui.Button(label="follow", variant="outlined", size="small")
         self.log = pmui.Button(label="log", variant="outlined", size="small")
         self.output = pn.pane.HTML("", sizing_mode="stretch_width", visible=False, margin=0)
+        self.start.on_click(lambda _: start())
         self.stop.on_click(lambda _: stop())
         self.live.on_click(lambda _: open_live())
         self.log.on_click(lambda _: self._toggle())
-        buttons = pn.Row(self.stop, self.live, self.log, margin=0)
+        buttons = pn.Row(self.start, self.stop, self.live, self.log, margin=0)
         head = pn.Row(buttons, self.status, sizing_mode="stretch_width", margin=0)
         self.body = pn.Column(head, self.output, sizing_mode="stretch_width", margin=0)
 
@@ -213,6 +240,7 @@ class TrainingRow:
         training = self.training
         text = status_text(training)
         self.status.object = f"<b>{html.escape(training.name)}</b> · {html.escape(text)}"
+        self.start.visible = training.state == "held"
         self.stop.label = "stop" if training.is_active else "remove"
         has_run = (training.folder / "config.json").exists()
         self.live.disabled = not has_run
@@ -234,6 +262,8 @@ def status_text(training: QueuedTraining) -> str:
     """Return the state of a training in a few words."""
     if training.error:
         return training.error
+    if training.state == "held":
+        return "waiting since an earlier start of the dashboard: start or remove it"
     if training.state in ("waiting", "starting", "refused"):
         return training.state
     try:

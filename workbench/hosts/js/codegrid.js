@@ -27,7 +27,7 @@ const STYLE = `
 .wb-codes .dead { color: #D55E00; font-weight: 700; }
 .wb-codes .quiet { opacity: .75; }
 `;
-const KEYS = "Click a code to select it (or use the arrow keys and Enter) · s sorts · Esc clears the selection";
+const KEYS = "Click a code to select it (or use the arrow keys and Enter) · u sorts · Esc clears the selection";
 const RAMP = ["#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2ba61", "#fee838"]; // Cividis, without its darkest end
 const DEAD = "#D55E00", PICKED = "#0072B2";
 
@@ -43,10 +43,13 @@ function render({ model, el, brush }) {
   const card = make("div", { className: "card" }, side), picked = make("div", { className: "picked" }, side);
   const caption = make("div", { className: "caption" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
-  const sorts = { number: "by number", use: "by use (s)" };
-  const buttons = Object.fromEntries(Object.entries(sorts).map(([sort, textContent]) => [sort, make("button", { textContent, onclick: () => change({ sort }) }, bar)]));
-  make("button", { textContent: "clear (Esc)", onclick: () => pick([]) }, bar);
-  const key = make("span", {}, bar);
+  const sorts = {
+    number: ["by number", "Order the codes by their number"],
+    use: ["by use (u)", "Order the codes by the number of tokens that use them"],
+  };
+  const buttons = Object.fromEntries(Object.entries(sorts).map(([sort, [textContent, title]]) => [sort, make("button", { textContent, title, onclick: () => change({ sort }) }, bar)]));
+  make("button", { textContent: "clear (Esc)", title: "Deselect all codes", onclick: () => pick([]) }, bar);
+  const key = make("span", { title: "Brighter: more tokens, on a logarithmic scale. A cross: no token uses the code." }, bar);
 
   let data, codes, counts, examples, marks, sheet, order = [], under = -1, columns = 1, cell = 10, most = 1, generation = 0;
   let images, cellsOfImages, within = null; // within: counts of each code in images that were selected elsewhere
@@ -190,7 +193,7 @@ function render({ model, el, brush }) {
     if (step) return () => { under = Math.min(data.n - 1, Math.max(0, under + step)); point(); };
     if (event.key === "Enter" && under >= 0) return () => toggle(codes[order[under]]);
     if (event.key === "Escape") return () => pick([]);
-    if (event.key === "s") return () => change({ sort: view.sort === "use" ? "number" : "use" });
+    if (event.key === "u") return () => change({ sort: view.sort === "use" ? "number" : "use" });
     return null;
   });
 

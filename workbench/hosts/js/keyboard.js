@@ -6,6 +6,7 @@ const FIELDS = "input:not([type=checkbox]):not([type=radio]), textarea, select, 
 const SENT_KEYS = ["ArrowLeft", "ArrowRight", "[", "]", "?", "r", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const FIELD_OF_KEY = { "/": "input[placeholder^='filter']", s: "input[placeholder^='name this view']" };
 const NARROW_PX = 1000; // the list of runs would leave too little room beside it
+const PHONE_PX = 600;
 const STYLE = "font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: 4px; " +
   "padding: 4px 10px; margin-left: 8px; cursor: pointer";
 
@@ -57,6 +58,9 @@ export default {
     const link = addButton("copy link", copy);
     const keys = addButton("? keys", () => send({ key: "?" }));
     keys.setAttribute("aria-label", "keys");
+    link.title = "Copy the address of this view";
+    keys.title = "Show the keys of this page";
+    keys.hidden = window.innerWidth < PHONE_PX; // there is no room in the header, and no keyboard
     if (window.innerWidth < NARROW_PX) send({ narrow: true });
 
     const onKey = (event) => {

@@ -190,12 +190,12 @@ function render({ model, el, brush }) {
   const picked = make("div", { className: "picked" }, side);
   const caption = make("div", { className: "caption" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
-  const lassoing = make("button", { textContent: "lasso (l)", onclick: () => lasso(!lassos) }, bar);
-  make("button", { textContent: "clear (Esc)", onclick: () => pick(null) }, bar);
-  make("button", { textContent: "reset zoom (0)", onclick: () => { fit(); paint(); } }, bar);
+  const lassoing = make("button", { textContent: "lasso (l)", title: "Dragging draws a loop around points; otherwise it moves the map", onclick: () => lasso(!lassos) }, bar);
+  make("button", { textContent: "clear (Esc)", title: "Deselect all points", onclick: () => pick(null) }, bar);
+  make("button", { textContent: "reset zoom (0)", title: "Show all points", onclick: () => { fit(); paint(); } }, bar);
   const densityButton = make("button", { textContent: "density (d)", title: "Draw lines of equal density", onclick: () => set({ density: !showsDensity() }) }, bar);
   const namesButton = make("button", { textContent: "names (n)", title: "Write the name of each group where most of its points are", onclick: () => set({ labels: !view.labels }) }, bar);
-  const search = make("input", { type: "search", placeholder: "find: class, mode or #index" }, bar);
+  const search = make("input", { type: "search", placeholder: "find: class, mode or #index", title: "Points that match are highlighted; Enter selects them" }, bar);
   search.setAttribute("aria-label", "Find points by class, mode or index; Enter selects them");
   const matches = make("span", { className: "quiet" }, bar);
   search.oninput = () => find(search.value);

@@ -38,7 +38,8 @@ const STYLE = `
 .wb-lens .label { font-weight: 600; }
 `;
 const MODES = { side: "side by side", flip: "flip (f)", wipe: "wipe (w)" };
-const KEYS = "Click an image, then: ← → or [ ] move along the axis · ↑ ↓ row · 1 2 3 run · f flip · w wipe · space blink · wheel zooms · drag moves · 0 resets the zoom";
+const MODE_TITLES = { side: "All pictures in a row", flip: "One picture, replaced by the other with f", wipe: "One picture over the other, up to a line that follows the pointer" };
+const KEYS = "Click an image, then: ← → or [ ] move along the axis · ↑ ↓ row · , . run · f flip · w wipe · space blink · wheel zooms · drag moves · 0 resets the zoom";
 // Cividis, dark to bright; LUT is 256 steps of it, since an error map asks for thousands.
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 
@@ -75,16 +76,16 @@ function render({ model, el, brush }) {
   let zoom = { x: 0, y: 0, k: 1 };
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  const slider = make("input", { type: "range", min: 0, step: 1, ariaLabel: "stop" });
+  const slider = make("input", { type: "range", min: 0, step: 1, ariaLabel: "stop", title: "Moves along the steps below" });
   const name = make("span", { className: "label" }, along);
   along.append(slider);
   const modes = Object.fromEntries(Object.entries(MODES).map(([mode, text]) => {
-    const button = make("button", { textContent: text, onclick: () => change({ mode }) }, bar);
+    const button = make("button", { textContent: text, title: MODE_TITLES[mode], onclick: () => change({ mode }) }, bar);
     return [mode, button];
   }));
-  const blink = make("button", { textContent: "blink (space)", onclick: toggleBlink }, bar);
-  make("button", { textContent: "reset zoom (0)", onclick: reset }, bar);
-  const gainLabel = make("label", { textContent: "gain × " }, bar);
+  const blink = make("button", { textContent: "blink (space)", title: "Alternate between the two images", onclick: toggleBlink }, bar);
+  make("button", { textContent: "reset zoom (0)", title: "Show whole images", onclick: reset }, bar);
+  const gainLabel = make("label", { textContent: "gain × ", title: "Factor by which differences are brightened" }, bar);
   const gain = make("input", { type: "range", min: 0, max: 5, step: 1, ariaLabel: "gain of the difference" }, gainLabel);
   const gainValue = make("span", {}, gainLabel);
 
@@ -329,8 +330,9 @@ function render({ model, el, brush }) {
     return {
       "[": move(-1), "]": move(1), ArrowLeft: move(-1), ArrowRight: move(1),
       ArrowUp: () => change({ row: view.row - 1 }), ArrowDown: () => change({ row: view.row + 1 }),
-      1: () => change({ lead: 0 }), 2: () => change({ lead: 1 }), 3: () => change({ lead: 2 }), 4: () => change({ lead: 3 }),
-      f: flip, w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }), s: () => change({ mode: "side" }),
+      // No letters or digits of the page's keys.
+      ",": () => change({ lead: view.lead - 1 }), ".": () => change({ lead: view.lead + 1 }),
+      f: flip, w: () => change({ mode: view.mode === "wipe" ? "side" : "wipe" }),
       " ": toggleBlink, 0: reset, Escape: clear,
     }[event.key];
   });
