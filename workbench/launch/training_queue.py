@@ -313,8 +313,9 @@ def _update(training: QueuedTraining) -> None:
     process = training.process
     if process is None or process.poll() is None:
         return
-    training.process = None
-    training.state = "ended"
     if process.returncode != 0 and Run(training.folder).status()["state"] != "stopped":
         last = log_tail(training.folder, 1).removeprefix("workbench: ")
         training.error = last or f"The process ended with code {process.returncode}."
+    # Last: a reader of the state may read the error next.
+    training.process = None
+    training.state = "ended"

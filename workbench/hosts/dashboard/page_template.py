@@ -33,7 +33,6 @@ TEMPLATE = (
 #first-paint p { margin: 0; padding: 24px; overflow: hidden }
 @media (max-width: 899px) { #first-paint nav { float: none; width: auto; height: auto } }
 @media (prefers-color-scheme: dark) { #first-paint { background: #121212; color: #ddd } }
-body:has([data-root-id]:not(:empty)) #first-paint { display: none }
 {% endblock %}
 {% block css_resources %}{% endblock %}
 {% block js_resources %}
@@ -57,6 +56,11 @@ body:has([data-root-id]:not(:empty)) #first-paint { display: none }
 <script>
 // The theme inserts its styles into the head, after those of the page and before the last ones.
 document.head.append(...document.querySelectorAll("body > style, body > link[rel=stylesheet]"));
+new MutationObserver((_, observer) => {
+  if (!document.querySelector("[data-root-id]:not(:empty)")) return;
+  document.getElementById("first-paint").remove(); // Bokeh draws the page
+  observer.disconnect();
+}).observe(document.body, { childList: true, subtree: true });
 </script>
 <div id="loader" role="status" style="display: none;">
   <div class="spinner"></div><span>Drawing the page …</span><div id="loader-error"></div>
