@@ -11,6 +11,7 @@ from workbench.hosts.js.panel import component
 
 CLICK_ONLY_KINDS = {"perspective"}  # of cells that open an analysis
 DEFAULT_HEIGHT_PX = 480  # of a figure without a height
+FONT_FAMILY = "Roboto, Helvetica, Arial, sans-serif"  # of the page
 SELECT_BUTTONS = ["select2d", "lasso2d"]
 
 
@@ -68,6 +69,7 @@ class Figure:
             paper_bgcolor=TRANSPARENT,
             plot_bgcolor=TRANSPARENT,
             modebar=TOOLBAR_COLORS,
+            font_family=FONT_FAMILY,
         )
         can_select = self.on_select is not None and self.kinds - CLICK_ONLY_KINDS
         option = "modeBarButtonsToAdd" if can_select else "modeBarButtonsToRemove"

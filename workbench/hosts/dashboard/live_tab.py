@@ -18,6 +18,7 @@ from workbench.workspace.live import ACTIVE_INTERVAL_S, MAX_SMOOTHING, LiveModel
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
+MIN_WIDTH_PX = 640  # of three panels; on a narrower page the figure scrolls
 NO_STEP = 0  # the value of the slider without preview images
 
 
@@ -36,11 +37,11 @@ class LiveTab:
         self.header = pn.pane.HTML("", sizing_mode="stretch_width")
         self.message = pn.pane.HTML("")
         self.buttons: dict[str, pmui.Button] = {}
-        self.bar = pn.FlexBox(self.message, gap="12px", align_items="center")
+        self.bar = _row(self.message, gap="12px")
         self.apply = pmui.Button(label="apply", variant="outlined", size="small")
         self.apply.on_click(lambda _: self._set_multipliers())
         self.fields: dict[str, pmui.TextInput] = {}
-        self.fields_row = pn.FlexBox(gap="12px", align_items="center")
+        self.fields_row = _row(gap="12px")
         self.compare = pmui.Checkbox(
             label=OTHERS["compare live"].label, value=True, description=tooltip("compare live")
         )
@@ -61,7 +62,7 @@ class LiveTab:
             width=220,
             description=CONTROLS["smoothing"].tooltip,
         )
-        self.curves = Figure()
+        self.curves = Figure(min_width=MIN_WIDTH_PX)
         self.step = pmui.DiscreteSlider(
             label="images of step",
             options=[NO_STEP],
@@ -80,15 +81,16 @@ class LiveTab:
         self.smoothing.param.watch(lambda _: self._draw(), "value_throttled")
         self.step.param.watch(lambda event: self._select_step(event.new), "value")
         state.param.watch(lambda _: self._draw(), "dark")
-        options = pn.FlexBox(
-            self.compare, self.x, self.log, self.smoothing, gap="16px", align_items="center"
+        options = _row(self.compare, self.x, self.log, self.smoothing, gap="16px")
+        frame = pn.FlexBox(
+            self.curves.body, sizing_mode="stretch_width", styles={"overflow-x": "auto"}
         )
         self.body = pn.Column(
             self.header,
             self.bar,
             self.fields_row,
             options,
-            self.curves.body,
+            frame,
             self.step,
             self.images,
             sizing_mode="stretch_width",
@@ -242,3 +244,8 @@ class LiveTab:
             values = {name: field.value for name, field in self.fields.items()}
             self.model.set_multipliers(values)
             self.message.object = html.escape(self.model.message)
+
+
+def _row(*parts: pn.viewable.Viewable, gap: str) -> pn.FlexBox:
+    """Return a row that wraps on a narrow page."""
+    return pn.FlexBox(*parts, gap=gap, align_items="center", sizing_mode="stretch_width")

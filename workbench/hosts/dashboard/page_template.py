@@ -16,6 +16,9 @@ TEMPLATE = (
 {% extends "base.html" %}
 {% block loader_css %}
 {{ super() }}
+/* The modules take the type and the color of the buttons around them. */
+:root { --wb-font: Roboto, Helvetica, Arial, sans-serif }
+:root { --wb-accent: var(--mui-palette-primary-main) }
 #loader {
   inset: auto 16px 16px auto; width: auto; height: auto; padding: 12px 20px; flex-direction: row;
   background: #0072b2; color: #fff; border-radius: 8px; font: 14px system-ui, sans-serif;

@@ -32,6 +32,12 @@ STATE_COLORS = json.dumps({state: color for state, (_, color) in STATES.items()}
 STATE_STYLE = readable_color(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
 COLOR_COLUMN = "●"
 COLOR_TEMPLATE = "<span style='color: <%- value %>'>●</span>"
+NARROW_COLUMNS = {"#": 32, COLOR_COLUMN: 28, "state": 30}  # their widths in pixels
+# The word is part of the text, but only its symbol is drawn.
+SYMBOL_TEMPLATE = (
+    f"<span style='{STATE_STYLE}' title='<%- value.slice(2) %>'><%- value[0] %>"
+    "<span style='font-size: 0'><%- value.slice(1) %></span></span>"
+)
 STATE_TEMPLATE = f"<span style='{STATE_STYLE}'><%- value %></span>"
 
 
@@ -45,10 +51,10 @@ class RunList:
         self._rows: list[int] = []  # the rows of the selected runs, as Python has set them
         self._read()
         self.filter = pmui.TextInput(
-            placeholder="filter: lr<0.001 & kind=VQVAE",
+            label="Filter",
+            placeholder="filter: lr<0.001 & kind=VQVAE",  # keyboard.js finds the field by it
             size="small",
             sizing_mode="stretch_width",
-            label="",
             description=tooltip("filter"),
         )
         self.only_differing = pmui.Checkbox(
@@ -66,15 +72,16 @@ class RunList:
             layout="fit_data_table",
             max_height=MAX_HEIGHT_PX,
             sizing_mode="stretch_width",
-            frozen_columns=["#", COLOR_COLUMN, "run"],
+            frozen_columns=["#", COLOR_COLUMN, "state", "run"],
+            widths=NARROW_COLUMNS,
             formatters={
                 COLOR_COLUMN: HTMLTemplateFormatter(template=COLOR_TEMPLATE),
                 "PSNR (dB)": NumberFormatter(format="0.0"),
-                "state": HTMLTemplateFormatter(template=STATE_TEMPLATE),
+                "state": HTMLTemplateFormatter(template=SYMBOL_TEMPLATE),
             },
             stylesheets=[STYLE],
-            titles={**column_titles(self.all_runs), COLOR_COLUMN: ""},
-            sortable={"#": False, COLOR_COLUMN: False},  # no room for the arrows
+            titles={**column_titles(self.all_runs), COLOR_COLUMN: "", "state": ""},
+            sortable=dict.fromkeys(NARROW_COLUMNS, False),  # no room for the arrows
             header_tooltips=header_tooltips(self.all_runs) | {"#": tooltip("#")},
         )
         self.body = pmui.Column(
@@ -154,6 +161,7 @@ class RunList:
         table = table.astype(object).where(table.notna(), None)
         numbers = [str(i + 1) if i < MAX_NUMBERED_ROWS else "" for i in range(len(table))]
         colors = self.workspace.run_colors
+        table.insert(0, "state", table.pop("state"))
         table.insert(0, COLOR_COLUMN, [colors.get(name, "") for name in table["run"]])
         table.insert(0, "#", numbers)
         return table

@@ -54,7 +54,12 @@ class RunsPage:
             description=tooltip("filter"),
         )
         self.columns = pmui.MultiChoice(
-            label="Columns", options=[], value=[], width=420, description=tooltip("columns")
+            label="Columns",
+            options=[],
+            value=[],
+            width=420,
+            styles={"max-width": "calc(100% - 20px)"},
+            description=tooltip("columns"),
         )
         self.group = pmui.Select(
             label="Group by",
@@ -80,6 +85,7 @@ class RunsPage:
             self.show_hidden,
             gap="16px",
             align_items="center",
+            sizing_mode="stretch_width",
         )
         self.body = pn.Column(row, self.message, self.place, sizing_mode="stretch_width")
         for widget in (self.filter, self.columns, self.group, self.show_hidden):

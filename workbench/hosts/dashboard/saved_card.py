@@ -30,7 +30,7 @@ class SavedViewsCard:
         self.name = pmui.TextInput(
             placeholder=f"{PLACEHOLDER} (s)",
             size="small",
-            label="",
+            label="Save this view",
             sizing_mode="stretch_width",
             description=tooltip("name of a view"),
         )

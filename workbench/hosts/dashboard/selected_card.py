@@ -59,7 +59,13 @@ class SelectionCard:
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width")
         self.code = pn.pane.HTML("", visible=False)
         self.figure = Figure()
-        row = pn.FlexBox(self.where, *self.buttons, gap="12px", align_items="center")
+        row = pn.FlexBox(
+            self.where,
+            *self.buttons,
+            gap="12px",
+            align_items="center",
+            sizing_mode="stretch_width",
+        )
         self.body = pn.Column(
             row, self.summary, self.code, self.figure.body, sizing_mode="stretch_width"
         )

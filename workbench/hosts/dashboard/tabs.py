@@ -10,8 +10,17 @@ from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.view_state import ViewState
 
-# All fit on a usual screen, in the letters of their names.
-TAB_STYLE = {"& .MuiTab-root": {"minWidth": 0, "px": "7px", "textTransform": "none"}}
+# All tabs are visible, in two rows if one is too short; on a phone they scroll. Each tab has a line
+# of its own, because the one that Material moves below the selected tab is only in the last row.
+TAB_STYLE = {
+    "& .MuiTab-root": {"minWidth": 0, "px": "7px", "textTransform": "none"},
+    "@media (min-width: 600px)": {
+        "& [role=tablist]": {"flexWrap": "wrap"},
+        "& .MuiTabScrollButton-root, & .MuiTabs-indicator": {"display": "none"},
+        "& .MuiTab-root": {"minHeight": "40px", "borderBottom": "2px solid transparent"},
+        "& .MuiTab-root.Mui-selected": {"borderBottomColor": "primary.main"},
+    },
+}
 
 
 class TabPage(Protocol):

@@ -87,6 +87,7 @@ class TrainTab:
             placeholder="num_tokens=4,8,16; lr=0.001,0.002",
             width=420,
             size="small",
+            styles={"max-width": "calc(100% - 20px)"},
             description=tooltip("several values"),
         )
         self.start_button = pmui.Button(label="Start training", variant="contained", size="small")
@@ -97,8 +98,10 @@ class TrainTab:
         self.show_all.param.watch(lambda _: self._draw(), "value")
         self.start_button.on_click(lambda _: self.start())
         self.sweep.param.watch(lambda _: self._count(), "value")
-        head = pn.FlexBox(self.recipe, self.name, self.show_all, gap="12px", align_items="center")
-        foot = pn.FlexBox(self.sweep, self.start_button, gap="12px", align_items="center")
+        layout: dict[str, Any] = {"gap": "12px", "align_items": "center"}
+        layout["sizing_mode"] = "stretch_width"
+        head = pn.FlexBox(self.recipe, self.name, self.show_all, **layout)
+        foot = pn.FlexBox(self.sweep, self.start_button, **layout)
         title = pn.pane.HTML("<b>New run</b>", margin=(12, 10, 0, 10))
         parts = [self.queue.body, title, head, self.place, foot, self.message]
         if trainings is None:

@@ -94,6 +94,8 @@ class TrainingQueueCard:
             self.limit,
             gap="12px",
             align_items="center",
+            sizing_mode="stretch_width",
+            styles={"padding-top": "8px"},
         )
         self.body = pn.Column(
             row, self.message, self.problem, self.list, sizing_mode="stretch_width"

@@ -11,10 +11,10 @@
 //   within: with Python, the counts (n) of each cell in images that were selected in another view.
 
 const STYLE = `
-.wb-codes { font: 13px system-ui, sans-serif; color: inherit; max-width: 1280px; outline: none; padding: 4px; }
+.wb-codes { font: 13px var(--wb-font, system-ui, sans-serif); color: inherit; max-width: 1280px; outline: none; padding: 4px; }
 .wb-codes:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
 .wb-codes .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
-.wb-codes button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+.wb-codes button { font: inherit; color: var(--wb-accent, inherit); background: none; border: 1px solid var(--wb-accent, #888a); border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
 .wb-codes button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-codes .both { display: flex; flex-wrap: wrap; gap: 12px; }

@@ -11,10 +11,10 @@
 //   lines of equal density are drawn, or null for maps with many points.
 
 const STYLE = `
-.wb-map { font: 13px system-ui, sans-serif; color: inherit; outline: none; padding: 4px; }
+.wb-map { font: 13px var(--wb-font, system-ui, sans-serif); color: inherit; outline: none; padding: 4px; }
 .wb-map:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
 .wb-map .bar { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; margin-bottom: 6px; }
-.wb-map button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+.wb-map button { font: inherit; color: var(--wb-accent, inherit); background: none; border: 1px solid var(--wb-accent, #888a); border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
 .wb-map button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-map .both { display: flex; flex-wrap: wrap; gap: 12px; }

@@ -9,7 +9,7 @@
 //   lead is the number of the run that flip and wipe show.
 
 const STYLE = `
-.wb-lens { font: 13px system-ui, sans-serif; color: inherit; max-width: 960px; outline: none; padding: 4px; }
+.wb-lens { font: 13px var(--wb-font, system-ui, sans-serif); color: inherit; max-width: 960px; outline: none; padding: 4px; }
 .wb-lens:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
 .wb-lens .strip { display: flex; gap: 6px; overflow-x: auto; padding: 3px 3px 6px; }
 .wb-lens .cell { border: 0; padding: 2px; background: none; color: inherit; cursor: pointer; font: inherit;
@@ -23,7 +23,7 @@ const STYLE = `
 .wb-lens figcaption { padding: 0 0 3px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; box-sizing: border-box; touch-action: none; }
 .wb-lens .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
-.wb-lens .bar button { font: inherit; color: inherit; background: none; border: 1px solid #888a; border-radius: 4px;
+.wb-lens .bar button { font: inherit; color: var(--wb-accent, inherit); background: none; border: 1px solid var(--wb-accent, #888a); border-radius: 4px;
   padding: 2px 8px; cursor: pointer; }
 .wb-lens .bar button[aria-pressed=true] { background: #0072B2; border-color: #0072B2; color: white; }
 .wb-lens input[type=range][aria-label=stop] { flex: 0 1 320px; }
