@@ -220,6 +220,9 @@ for name in session.analyses:
     tab = session.analyses[name]
     is_drawn = tab.figure.object is not None or tab.pictures.body.visible
     assert is_drawn or tab.result.message.object, name
+    columns = {{str(column) for column in tab.table.value}} - {{*session.workspace.runs}}
+    undefined = [column for column in columns if not tab.table.header_tooltips[column]]
+    assert not undefined or name == "setting_effects", (name, undefined)
 assert "torch" not in sys.modules
 print(sum(tab.figure.object is not None for tab in session.analyses.made.values()))
 """

@@ -14,6 +14,7 @@ from workbench.analysis.base import Result
 from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.glossary import OTHERS, tooltip
+from workbench.core.result_columns import column_tooltip
 from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
@@ -101,7 +102,7 @@ class AnalysisTab:
         self._has_selected_codes = False  # whether a heat map shows the selected images
         self.below = pn.Column(sizing_mode="stretch_width", margin=0)
         self.summary = pn.pane.HTML("", sizing_mode="stretch_width", styles=SUMMARY_STYLE)
-        self.table = _table_widget(pd.DataFrame())
+        self.table = _table_widget(name, pd.DataFrame())
         self.table_frame = pn.Column(sizing_mode="stretch_width")
         self.accordion = pmui.Accordion(("table", self.table_frame))
         self.accordion.param.watch(lambda _: self._show_table(), "active")
@@ -273,7 +274,7 @@ class AnalysisTab:
         is_page = result.replaces_figure and not cards
         self.summary.object = result._repr_html_() if is_page else marked(result.full_summary())
         # A new widget: a table that is still being built cannot change its columns.
-        self.table = _table_widget(result.table())
+        self.table = _table_widget(self.name, result.table())
         self._show_table()
         self.pictures.draw(cards)
         if not result.replaces_figure:
@@ -288,7 +289,7 @@ class AnalysisTab:
             self.table_frame[:] = [self.table]
 
 
-def _table_widget(table: pd.DataFrame) -> pn.widgets.Tabulator:
+def _table_widget(analysis_name: str, table: pd.DataFrame) -> pn.widgets.Tabulator:
     return pn.widgets.Tabulator(
         table,
         disabled=True,
@@ -297,4 +298,5 @@ def _table_widget(table: pd.DataFrame) -> pn.widgets.Tabulator:
         pagination="remote",
         page_size=ROWS_PER_PAGE,
         titles=column_titles(table),
+        header_tooltips={str(name): column_tooltip(analysis_name, str(name)) for name in table},
     )
