@@ -70,7 +70,7 @@ def test_overview_opens_without_network(dashboard):
         # A browser draws the tabs and the runs before it has loaded any script.
         first_paint, scripts = document.split('id="first-paint"')[1].split("bokeh.min.js")
         assert all(f"<li>{text}</li>" in first_paint for text in (*TAB_TITLES, "soft-4", "flow"))
-        assert scripts.count("data-root-id") == 3 and scripts.count("<title>") == 0
+        assert scripts.count('data-root-id="') == 3 and scripts.count("<title>") == 0
         assert seen.errors == [] and seen.outside == []
 
 
