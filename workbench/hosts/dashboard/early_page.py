@@ -39,7 +39,9 @@ class EarlyPageHandler(DocHandler):
         super().write(self.beginning.replace(OUTLINE, self.outline(), 1))
         await self.flush()
         try:
-            await super().get(*args, **kwargs)
+            rest = super().get(*args, **kwargs)
+            if rest is not None:  # Panel may redirect instead
+                await rest
         except Exception:
             super().write(FAILED)
             raise
