@@ -33,6 +33,7 @@ STATE_STYLE = readable_color(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentCol
 COLOR_COLUMN = "●"
 COLOR_TEMPLATE = "<span style='color: <%- value %>'>●</span>"
 NARROW_COLUMNS = {"#": 32, COLOR_COLUMN: 28, "state": 30}  # their widths in pixels
+SHORT_TITLES = {COLOR_COLUMN: "", "state": "", "PSNR (dB)": "PSNR"}  # the tooltip has the unit
 # The word is part of the text, but only its symbol is drawn.
 SYMBOL_TEMPLATE = (
     f"<span style='{STATE_STYLE}' title='<%- value.slice(2) %>'><%- value[0] %>"
@@ -80,7 +81,7 @@ class RunList:
                 "state": HTMLTemplateFormatter(template=SYMBOL_TEMPLATE),
             },
             stylesheets=[STYLE],
-            titles={**column_titles(self.all_runs), COLOR_COLUMN: "", "state": ""},
+            titles={**column_titles(self.all_runs), **SHORT_TITLES},
             sortable=dict.fromkeys(NARROW_COLUMNS, False),  # no room for the arrows
             header_tooltips=header_tooltips(self.all_runs) | {"#": tooltip("#")},
         )
