@@ -228,8 +228,8 @@ def test_report_of_collected_views(dashboard, trained):
             ("Note", "*Compare* them."),
             ("Author", "A. B."),
         ):
-            page.get_by_label(label).first.fill(text)
-            page.get_by_label(label).first.press("Tab")
+            page.get_by_label(label, exact=True).first.fill(text)
+            page.get_by_label(label, exact=True).first.press("Tab")
         page.get_by_role("button", name="Write report").click()
         link = page.get_by_role("link", name=re.compile(r"views-.*\.html"))
         link.wait_for()
