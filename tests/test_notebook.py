@@ -277,7 +277,7 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         page.evaluate(TO_THE_SCREEN, cell_index)
         view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
         figure = view.locator(".js-plotly-plot")
-        view.locator(".wb-card").first.wait_for()
+        view.locator(".wb-decision").first.wait_for()
         view.get_by_text("PSNR").first.wait_for()
 
         view.get_by_label("analyses of").select_option("codebook")
