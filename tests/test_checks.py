@@ -268,7 +268,7 @@ def test_nan_and_codes_outside_codebook_are_errors():
     broken = evidence(loss_by_time=np.array([1, np.nan]), codes=codes(1.0) + 60, codebook=CODEBOOK)
     observed = observations(broken)["TK060"]
     assert "loss by time" in observed
-    assert "codes are outside their codebook" in observed
+    assert "codes are outside the codebook" in observed
 
 
 # All checks

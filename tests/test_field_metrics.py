@@ -269,7 +269,7 @@ def test_reference_of_another_network_is_refused():
 def test_wide_features_use_influence_functions_and_few_images_are_named(monkeypatch):
     a, b = normal(300, 8), 1.5 * normal(300, 8, seed=1)
     resampled = fidelity(a, reconstruction_features=b).distances[0]
-    module = "workbench.analysis.generation.fidelity"
+    module = "workbench.analysis.generation.set_comparison"
     monkeypatch.setattr(f"{module}.MAX_RESAMPLED_FEATURES", 4)
     wide = fidelity(a, reconstruction_features=b).distances[0]
     assert wide.value == resampled.value

@@ -551,9 +551,9 @@ def test_unknown_options_and_families_are_refused(lightningdit_folder):
 @pytest.mark.parametrize(
     ("change", "fragments"),
     [
-        ({"blocks.1.attn.proj.bias": None}, ("1 entries are missing", "attention.project_out")),
+        ({"blocks.1.attn.proj.bias": None}, ("1 entry is missing", "attention.project_out")),
         ({"blocks.0.attn.proj.bias": torch.zeros(3)}, ("(3,)", "(48,)")),
-        ({"surplus": torch.zeros(3)}, ("1 entries are unknown", "surplus")),
+        ({"surplus": torch.zeros(3)}, ("1 entry is unknown", "surplus")),
         ({"pos_embed": None}, ("no diffusion transformer", "positions")),
         ({"x_embedder.proj.weight": torch.zeros(WIDTH, 6, 2, 2)}, ("(6, 48)", "(24, 48)")),
         ({"x_embedder.proj.weight": torch.zeros(WIDTH, 6, 2, 1)}, ("2 x 1",)),

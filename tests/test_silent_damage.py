@@ -28,8 +28,8 @@ def soft(trained, tmp_path):
 
 
 def resume(run: Run) -> None:
-    """Train a run again with the settings it was started with."""
-    train(run.config.recipe, run.folder, **run.config.changes)
+    """Train a finished run longer."""
+    train(run.config.recipe, run.folder, **run.config.changes | {"steps": 120})
 
 
 def flip_bit(path: Path, position: int) -> None:

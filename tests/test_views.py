@@ -137,7 +137,7 @@ def test_analysis_of_one_run_is_shown_for_all_of_its_kind(trained):
     assert result.results[0] is workspace.result(state)
     alone = ViewState(("soft-4", "plain"), None, "codebook_usage", side_by_side=True)
     assert type(workspace.result(alone)) is type(result.results[0])
-    maps = state.change(analysis="mixture_modes", side_by_side=True)
+    maps = state.change(analysis="latent_map", side_by_side=True)
     assert workspace.compared_runs(maps) == ()  # another analysis compares them
 
 
