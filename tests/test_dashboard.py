@@ -25,6 +25,8 @@ from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
 pytestmark = pytest.mark.browser
+# A figure, cards of images or the card of a decision.
+DRAWN = ".js-plotly-plot:visible .main-svg, .wb-card img:visible, .wb-decision:visible"
 VIEW = "run=soft-4&run=soft-2&run=flow&run=plain"
 
 
@@ -90,7 +92,7 @@ def test_group_tabs_draw_their_analyses(dashboard):
                 tab = page.get_by_role("tab", name=title(other), exact=True)
                 selected = str(other == name).lower()
                 tab.and_(page.locator(f"[aria-selected={selected}]")).first.wait_for()
-            drawn = page.locator(".js-plotly-plot:visible .main-svg, .wb-card img:visible")
+            drawn = page.locator(DRAWN)
             drawn.first.wait_for()
         assert seen.errors == []
 

@@ -1,6 +1,7 @@
 """Serve the dashboard of a folder of runs."""
 
 import asyncio
+import gc
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -110,6 +111,9 @@ def serve(
         tornado = server._tornado
         page = early_page(tornado, partial(_outline, Path(folder)))
         tornado.add_handlers(r".*", [*access_rules(policy), page])
+        # Panel collects garbage after a page was closed. It need not search what was imported.
+        gc.collect()
+        gc.freeze()
         server.start()
         server.io_loop.add_callback(_ignore_closed_pages)
         link = _link(address, port, policy.token)
