@@ -74,8 +74,8 @@ def test_skip_leaves_out_one_collector(trained, tmp_path):
             assert getattr(partial, name) is None
         else:
             np.testing.assert_array_equal(getattr(complete, name), getattr(partial, name))
-    assert {point.kind for point in token_budget([complete]).points} == {"trained", "prefix"}
-    assert {point.kind for point in token_budget([partial]).points} == {"trained"}
+    assert {point.kind for point in token_budget([complete]).points} == {"all tokens", "prefix"}
+    assert {point.kind for point in token_budget([partial]).points} == {"all tokens"}
 
 
 def test_collect_with_another_feature_extractor(trained):

@@ -143,7 +143,7 @@ def test_evidence_shows_what_was_not_collected(tmp_path):
     evidence = run.evidence()
     assert evidence.prefixes is None and evidence.untrained_latents is None
     budget = wb.analysis.token_budget([evidence])
-    assert [point.kind for point in budget.points] == ["trained"]
+    assert [point.kind for point in budget.points] == ["all tokens"]
     assert "always uses all tokens" in budget.summary()
     with pytest.raises(NotApplicable, match="always uses all tokens"):
         evidence.kwargs_for(wb.analysis.marginal_token_value)

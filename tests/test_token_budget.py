@@ -52,7 +52,7 @@ def test_prefixes_are_optional_points():
     mse = np.tile(np.array([0.1, 0.01], np.float32), (6, 1))
     evidence = run("a", 4, 10, prefixes=np.array([1, 2], np.int32), prefix_mse=mse)
     table = token_budget([evidence]).table()
-    assert table["kind"].tolist() == ["trained", "prefix", "prefix"]
+    assert table["kind"].tolist() == ["all tokens", "prefix", "prefix"]
     assert table["psnr"].tolist() == pytest.approx([psnr(10), 10, 20])
     assert len(token_budget([evidence], prefixes=False).table()) == 1
     dashes = {trace.name: trace.line.dash for trace in token_budget([evidence]).figure().data}
@@ -229,7 +229,7 @@ def test_prefix_features_give_distances():
     }
     result = token_budget([featured("a", 4, 0, **prefixes)], metric="rfd")
     assert [(p.kind, p.tokens) for p in result.points] == [
-        ("trained", 4),
+        ("all tokens", 4),
         ("prefix", 1),
         ("prefix", 2),
     ]

@@ -99,16 +99,16 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
     reconstruction = by_evaluated["reconstructions"]
     if reconstruction.low <= MAX_FLOOR_RATIO * floor.value:
         return None
+    remedy = "train the tokenizer longer or increase its capacity"
+    if evidence.provenance.get("imported"):
+        remedy = "choose a tokenizer that reconstructs better"
     return Finding(
         severity="warning",
         observation=(
             f"The distance of reconstructions to images is {reconstruction.value:.3g}; that between"
             f" two sets of real images is {floor.value:.3g}."
         ),
-        advice=(
-            "No generator of these latents can be nearer than the decoder: train the tokenizer"
-            " longer or increase its capacity."
-        ),
+        advice=f"No generator of these latents can be nearer than the decoder: {remedy}.",
         numbers={"rfd": reconstruction.value, "floor": floor.value},
     )
 

@@ -34,8 +34,8 @@ from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 Cost = Literal["tokens", "bits", "bits per pixel", "GMACs"]
-Kind = Literal["trained", "prefix", "adaptive", "perfect"]
-KINDS: tuple[Kind, ...] = ("trained", "prefix", "adaptive", "perfect")
+Kind = Literal["all tokens", "prefix", "adaptive", "perfect"]
+KINDS: tuple[Kind, ...] = ("all tokens", "prefix", "adaptive", "perfect")
 MAX_NAMED_RUNS = 5
 
 
@@ -45,7 +45,7 @@ class BudgetPoint:
 
     run: str
     tokenizer: str  # name of its class without the module; of the run if it was trained elsewhere
-    # "trained": with all tokens; "prefix": with the first tokens only; "adaptive": with as many
+    # "all tokens": as trained; "prefix": with the first tokens only; "adaptive": with as many
     # tokens as an image needs; "perfect": with the fewest that meet a request, which is a bound.
     kind: Kind
     tokens: float  # mean over images
@@ -330,14 +330,14 @@ def _partition(
 
 def _sort_key(point: BudgetPoint) -> tuple[str, int, str, float, str]:
     # Trained runs of a class form one line; prefixes and adaptive points form one per run.
-    line = "" if point.kind == "trained" else point.run
+    line = "" if point.kind == "all tokens" else point.run
     return point.tokenizer, KINDS.index(point.kind), line, point.tokens, point.run
 
 
 def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[BudgetPoint]:
     """Return the points of a run, without their place on the frontier."""
     latents = require_array(evidence.latents, "latents", evidence.run_name)
-    kind: Kind = "trained"
+    kind: Kind = "all tokens"
     used = np.full(latents.shape[0], latents.shape[1])
     if evidence.active is not None:
         kind = "adaptive"

@@ -70,7 +70,7 @@ def _add_trained(
     symbol: str,
 ) -> None:
     """Add the trained runs of a class, labeled with their names and joined by a gray line."""
-    trained = [point for point in points if point.kind == "trained"]
+    trained = [point for point in points if point.kind == "all tokens"]
     if len(trained) > 1:
         trained.sort(key=lambda point: point.cost(result.against))
         figure.add_scatter(
@@ -83,7 +83,7 @@ def _add_trained(
             hoverinfo="skip",
         )
     has_labels = len(colors) <= MAX_LABELED_RUNS
-    for run, of_run in _by_run(points, "trained").items():
+    for run, of_run in _by_run(points, "all tokens").items():
         trace = _line(of_run, result, run, colors[run], symbol, dash=None)
         if has_labels:
             trace.update(mode="lines+markers+text", textposition="top center")

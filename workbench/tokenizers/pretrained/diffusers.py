@@ -25,7 +25,6 @@ from workbench.quantizers.gaussian import sample_posterior
 from workbench.quantizers.nearest import nearest_code
 from workbench.storage.files import (
     DamagedError,
-    is_count,
     is_number,
     parse_json,
     printable,
@@ -498,12 +497,10 @@ def _size(
         if size.height % factor or size.width % factor:
             raise UserError(f"side must be a multiple of {factor}, got {requested}.")
         return size
-    sample_size = config.get("sample_size", DEFAULT_SIDE)
-    height = sample_size[0] if isinstance(sample_size, list) and sample_size else sample_size
-    if not is_count(height) or height < factor:
+    size = ImageSize.of(config.get("sample_size") or DEFAULT_SIDE, "sample_size")
+    if min(size) < factor:
         return ImageSize(DEFAULT_SIDE, DEFAULT_SIDE)
-    side = int(height // factor) * factor
-    return ImageSize(side, side)
+    return ImageSize(size.height // factor * factor, size.width // factor * factor)
 
 
 def _tokens(latents: Float[Tensor, "b d h w"]) -> Tokens:
