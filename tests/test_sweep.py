@@ -45,6 +45,11 @@ def command(source: Path, out: Path, *options: object) -> list[str]:
     return [*python, "sweep", str(source), "--out", str(out), *map(str, options)]
 
 
+def allow_interrupts() -> None:
+    """Undo that a shell lets the commands it starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def exit_code(process: subprocess.Popen, log: Path) -> int:
     """Return the exit code of a process; if it hangs, fail with the stacks of its threads."""
     try:
@@ -267,7 +272,9 @@ def test_interrupted_sweep_leaves_no_process_and_resumes(trained, tmp_path, sour
     words = command(source, out, *options)
     hold.touch()
     with log.open("w") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=file, process_group=0)
+        process = subprocess.Popen(
+            words, stdout=file, stderr=file, process_group=0, preexec_fn=allow_interrupts
+        )
         wait_for(lambda: len(write_times(out)) == 1 and len(kernels(process)) == 1)
         descendants = psutil.Process(process.pid).children(recursive=True)
         if number == signal.SIGINT:
