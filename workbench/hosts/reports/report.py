@@ -50,8 +50,12 @@ __all__ = [
     "report",
 ]
 
-# ipykernel warns that it talks to its client over TCP.
-KERNEL_ARGUMENTS = ("--IPKernelApp.log_level=40",)
+# A kernel that is shut down may log an interrupt, or a traceback of a reply to a closed socket.
+# What fails in a cell is in the notebook, and a kernel that dies is noticed.
+KERNEL_ARGUMENTS = (
+    "--IPKernelApp.log_level=50",
+    "--IPKernelApp.exec_lines=import logging; logging.getLogger('tornado.general').setLevel(50)",
+)
 
 
 def report(
