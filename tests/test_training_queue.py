@@ -1,9 +1,11 @@
 """The queue of trainings, the check of settings, and the dashboard's form."""
 
 import multiprocessing
+import os
 import re
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from browser import free_port, opened, served
 from playwright.sync_api import expect
@@ -11,10 +13,11 @@ from polling import wait_until
 
 from workbench.core.errors import UserError
 from workbench.hosts.dashboard.settings_service import SettingsService
-from workbench.launch import training_queue
+from workbench.launch import stored_queue, training_queue
 from workbench.launch.settings import check_settings
 from workbench.launch.stored_queue import read_queue
 from workbench.launch.training_queue import TrainingQueue, check_resumable, log_tail
+from workbench.storage.process import current_process
 from workbench.storage.run import Run
 
 CLASS = {"class": "workbench.tokenizers.ae:AE", "settings": {}, "training": {"steps": 100}}
@@ -84,8 +87,30 @@ def test_trainings_that_wait_are_held_by_the_next_queue(processes, tmp_path):
     wait_until(lambda: processes.started == ["a"] and len(read_queue(tmp_path)) == 1)
     assert Run(tmp_path / "a").config.changes == {"seed": "1"}
     queue.stop(held[1])
-    assert read_queue(tmp_path) == () and list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert read_queue(tmp_path) == () and not (tmp_path / "queue.json").exists()
     queue.close()
+
+
+def test_queues_of_two_processes_keep_each_others_trainings(processes, tmp_path, monkeypatch):
+    here = current_process()
+    living = here | {"pid": os.getppid(), "born": psutil.Process(os.getppid()).create_time()}
+    first, second = TrainingQueue(tmp_path, limit=0), TrainingQueue(tmp_path, limit=0)
+    first.submit("ae-digits", {"a": {}})
+    monkeypatch.setattr(stored_queue, "current_process", lambda: living)
+    second.submit("ae-digits", {"b": {}})
+    with pytest.raises(UserError):
+        second.submit("ae-digits", {"a": {}})
+    assert [one.name for one in read_queue(tmp_path)] == ["a", "b"]
+    monkeypatch.setattr(stored_queue, "current_process", lambda: here | {"pid": 2**31 - 1})
+    assert TrainingQueue(tmp_path).trainings == ()  # both owners live
+    second._trainings.clear()
+    monkeypatch.setattr(stored_queue, "current_process", lambda: here)
+    first.close()
+    assert [one.name for one in TrainingQueue(tmp_path, limit=0).trainings] == ["a"]
+    (tmp_path / "queue.json").write_text(
+        '[{"name": "a", "target": "x", "settings": {}, "owner": {"host": "x", "time": "now"}}]'
+    )
+    assert "damaged" in TrainingQueue(tmp_path).problem
 
 
 @pytest.mark.parametrize("name", ['"../a"', "1", '"a", "other": 1'])

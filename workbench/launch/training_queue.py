@@ -1,7 +1,8 @@
 """A queue of trainings, each in a process of its own, at most some of them at the same time.
 
 The processes are those of `wb.start`: they go on when the queue is closed. Trainings that wait then
-are stored in the folder of runs; a later queue shows them, and starts them on request.
+are stored in the folder of runs; a later queue shows them, and starts them on request. Several
+queues of one folder, each in a process of its own, do not see each other's trainings.
 """
 
 import os
@@ -14,7 +15,12 @@ from subprocess import Popen
 from typing import Any, Literal
 
 from workbench.core.errors import UserError
-from workbench.launch.stored_queue import RUN_NAME, StoredTraining, read_queue, write_queue
+from workbench.launch.stored_queue import (
+    RUN_NAME,
+    StoredTraining,
+    store_queue,
+    take_over_queue,
+)
 from workbench.launch.subprocess import LOG_NAME, launch
 from workbench.launch.trainables import parse_target
 from workbench.storage.run import Run
@@ -95,10 +101,11 @@ class TrainingQueue:
                     settings=stored.settings,
                     state="held",
                 )
-                for stored in read_queue(self.folder)
+                for stored in take_over_queue(self.folder)
             ]
         except UserError as error:
             self.problem = str(error)
+        self._was_stored = bool(self._trainings)
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -186,10 +193,12 @@ class TrainingQueue:
         Run(training.folder).ask("stop")
 
     def close(self) -> None:
-        """Start no more trainings. Those that run go on."""
+        """Start no more trainings. Those that run go on; those that wait are left to others."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+            with suppress(UserError):  # their owner ends, so that others take them over anyway
+                self._store()
 
     def _add(self, trainings: Sequence[QueuedTraining]) -> None:
         self._store((*self._trainings, *trainings))
@@ -211,7 +220,9 @@ class TrainingQueue:
             for one in (self._trainings if trainings is None else trainings)
             if one.state in STORED_STATES
         ]
-        write_queue(self.folder, waiting)
+        if waiting or self._was_stored:
+            store_queue(self.folder, waiting, is_closed=self._is_closed)
+        self._was_stored = bool(waiting)
 
     def _check_name(self, name: str) -> None:
         if not RUN_NAME.fullmatch(name):

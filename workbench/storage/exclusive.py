@@ -8,7 +8,9 @@ from workbench.core.errors import RunError
 
 
 @contextmanager
-def exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
+def exclusive(
+    path: Path, message: Callable[[], str], *, timeout_s: float = 0
+) -> Iterator[None]:
     """Hold a lock file in the block, which the system releases if the process is killed.
 
     Parameters
@@ -17,6 +19,8 @@ def exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
         The file. Its folder must exist.
     message : callable
         Returns the sentence of the error if another process holds the lock.
+    timeout_s : float
+        How long to wait for the lock.
 
     Raises
     ------
@@ -27,7 +31,7 @@ def exclusive(path: Path, message: Callable[[], str]) -> Iterator[None]:
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout_s)
     except Timeout:
         raise RunError(message()) from None
     except OSError as error:
