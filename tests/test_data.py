@@ -19,6 +19,7 @@ from workbench.core.image_size import ImageSize
 from workbench.data import ImageSet, bundled, decode_cache, load
 from workbench.data.channels import with_channels
 from workbench.data.decode import FORMATS, MAX_FILE_BYTES, decode
+from workbench.data.parquet import content
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out_mask
 
@@ -766,6 +767,37 @@ def test_rows_that_refer_to_files_are_not_cached(tmp_path, own_cache):
     first = load(str(tmp_path / "table.parquet"))
     noise(seed=1).save(picture)
     assert load(str(tmp_path / "table.parquet")).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "train-0.tar", "val/labels.txt", "0.arrow"])
+def test_pipe_in_place_of_a_file_is_refused(tmp_path, name):
+    for folder in ("train/a", "train/b", "val"):
+        (tmp_path / folder).mkdir(parents=True)
+        noise(seed=0).save(tmp_path / folder / "0.png")
+    source = tmp_path
+    if name != "val/labels.txt":  # tables are not read next to folders of images
+        source = tmp_path / "tables"
+        source.mkdir()
+    if name == "0.arrow":
+        (source / "dataset_info.json").write_text("{}")
+        (source / "state.json").write_text('{"_data_files": [{"filename": "0.arrow"}]}')
+    os.mkfifo(source / name)
+    with pytest.raises(UserError, match="not a regular file"):
+        load(str(source))
+
+
+@pytest.mark.parametrize("name", ["../0.arrow", "/tmp/0.arrow"])
+def test_saved_data_set_names_files_of_its_folder_only(tmp_path, name):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(f'{{"_data_files": [{{"filename": "{name}"}}]}}')
+    with pytest.raises(UserError, match=r"0\.arrow"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000])
+def test_cells_with_impossible_paths_are_refused(tmp_path, path):
+    with pytest.raises(UserError):
+        decode(content({"bytes": None, "path": path}, tmp_path), "cell")
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "absolute"])

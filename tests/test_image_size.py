@@ -46,6 +46,12 @@ def test_anything_else_is_refused(value):
         coerce(Side, "side", value)
 
 
+@pytest.mark.parametrize("value", [b"12", bytearray(b"  "), (b"16", 16), 10**400, "1e400", "nan"])
+def test_bytes_and_numbers_beyond_all_floats_are_no_size(value):
+    with pytest.raises(UserError, match="side"):
+        ImageSize.of(value)
+
+
 def test_sizes_are_stored_as_text_and_squares_as_integers():
     sections = {"class": "a:b", "settings": {"side": SIZE}, "data": {"side": (16, 32)}}
     stored = RunConfig.from_dict(sections).to_dict()

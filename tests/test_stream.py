@@ -6,6 +6,8 @@ from itertools import islice
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -155,6 +157,24 @@ def test_damaged_image_becomes_a_gray_square(folder):
     stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
     with pytest.warns(UserWarning, match=str(folder)):
         assert sorted(gray_values(stream, 2, size=31)) == sorted([*range(60), 7, 128])
+
+
+def test_column_named_as_our_own_is_no_obstacle(tmp_path):
+    images = [png(value) for value in range(20)]
+    for name, columns in {"a": {"pixels": images}, "b": {"x": images, "pixels": images}}.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        stream = ImageStream(str(tmp_path / f"{name}.parquet"), size=ImageSize(8, 8), channels=1)
+        assert len(set(gray_values(stream, 1, size=20))) == 20
+
+
+def test_stream_without_rows_or_with_huge_labels(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match="no rows"):
+        load(f"stream:{tmp_path / 'empty.parquet'}", side=8)
+    labels = pa.array([2**64 - 1] * 20, pa.uint64())
+    table = pa.table({"image": [png(value) for value in range(20)], "label": labels})
+    pq.write_table(table, tmp_path / "huge.parquet")
+    assert load(f"stream:{tmp_path / 'huge.parquet'}", split="train", side=8).labels is None
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class ImageSize(NamedTuple):
         parts: Sequence[Any]
         if isinstance(side, str):
             parts = side.lower().replace("×", "x").split("x")
-        elif isinstance(side, Sequence):
+        elif isinstance(side, Sequence) and not isinstance(side, bytes | bytearray):
             parts = side
         else:
             parts = (side,)
@@ -133,10 +133,10 @@ def as_side(side: object, name: str = "side") -> Side:
 
 def _whole_number(part: Any) -> int | None:
     """Return an integer, also of a text such as 1e3; None if it is none."""
-    if isinstance(part, bool):
+    if isinstance(part, bool | bytes | bytearray):
         return None
     try:
         number = float(part)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number.is_integer() else None

@@ -24,6 +24,7 @@ from workbench.data.layout import (
     hold_out,
     ignored_types,
 )
+from workbench.data.regular import check_regular
 from workbench.data.split import TEST_NAMES
 
 CLASS_EXTENSION = ".cls"  # of webdataset
@@ -294,13 +295,21 @@ class TarMembers:
 
 
 def tar_files(path: Path) -> list[Path]:
-    """Return the tar files of a folder without image files of its own, or the tar file itself."""
+    """Return the tar files of a folder without image files of its own, or the tar file itself.
+
+    Raises
+    ------
+    UserError
+        If one is not a regular file.
+    """
     if path.is_file():
         return [path]
     names = sorted(path.iterdir())
     if any(name.suffix.lower() in EXTENSIONS or name.is_dir() for name in names):
         return []
-    return [name for name in names if name.suffix.lower() == ".tar"]
+    files = [name for name in names if name.suffix.lower() == ".tar"]
+    check_regular(files)
+    return files
 
 
 def check_end(path: Path) -> None:

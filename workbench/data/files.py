@@ -12,6 +12,7 @@ from workbench.data.encoded import EncodedImages, FileImages
 from workbench.data.images import ImageSet, SourceLayout
 from workbench.data.layout import EXTENSIONS, Layout, Listing, find_layout
 from workbench.data.lazy import MAX_REASONS, Decoding, read_pixels
+from workbench.data.regular import check_regular
 from workbench.data.split import Selection
 
 
@@ -172,6 +173,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def _read_text(path: Path) -> str:
+    check_regular([path])
     try:
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

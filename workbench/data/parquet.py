@@ -1,6 +1,7 @@
 """Image tables of Hugging Face, as parquet files or from the hub, read with `datasets`."""
 
 import glob
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from workbench.core.errors import UserError
 from workbench.data.encoded import index_hash
 from workbench.data.images import ImageSet, SourceLayout
 from workbench.data.lazy import Decoding, read_pixels
+from workbench.data.regular import check_regular
 from workbench.data.split import TEST_NAMES, Selection, held_out_mask
 
 if TYPE_CHECKING:
@@ -65,8 +67,16 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     dict of str to list of Path
         Files of "train" and "test"; of "train" alone if the rows are still to be split; empty if
         there are none.
+
+    Raises
+    ------
+    UserError
+        If one is not a regular file.
     """
-    return _files_of_folder(path) if path.is_dir() else _files_next_to(path)
+    files = _files_of_folder(path) if path.is_dir() else _files_next_to(path)
+    for split_files in files.values():
+        check_regular(split_files)
+    return files
 
 
 def _files_of_folder(folder: Path) -> dict[str, list[Path]]:
@@ -126,13 +136,15 @@ def read_parquet(
     import datasets
 
     row_ends = {
-        name: list(accumulate(_count_rows(file) for file in split_files))
+        name: list(accumulate(count_rows(file) for file in split_files))
         for name, split_files in files.items()
     }
     patterns = {
         name: [glob.escape(str(file)) for file in split_files]
         for name, split_files in files.items()
     }
+    if not any(ends[-1] for ends in row_ends.values()):
+        raise UserError(f"{source} has no rows. Use a file with images.")
     try:
         cache = Path(datasets.config.HF_DATASETS_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
@@ -144,7 +156,7 @@ def read_parquet(
     try:
         tables = dict(datasets.load_dataset("parquet", data_files=patterns))
     except Exception as error:  # of pyarrow, the operating system and the library itself
-        raise UserError(f"{source} cannot be read as one table ({_first_line(error)}).") from None
+        raise UserError(f"{source} cannot be read as one table ({first_line(error)}).") from None
 
     def row_name(part: str, row: int) -> str:
         index = bisect_right(row_ends[part], row)
@@ -201,13 +213,14 @@ def read_saved_dataset(
     """
     import datasets
 
+    _check_saved_files(path)
     try:
         saved = datasets.load_from_disk(str(path))
         parts = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
         tables = _train_and_test(parts)
     except Exception as error:  # of pyarrow, the operating system and the library itself
         raise UserError(
-            f"{source} cannot be read as a saved dataset ({_first_line(error)})."
+            f"{source} cannot be read as a saved dataset ({first_line(error)})."
         ) from None
     return _read_images(
         TableSource(
@@ -221,6 +234,21 @@ def read_saved_dataset(
         selection,
         decoding,
     )
+
+
+def _check_saved_files(path: Path) -> None:
+    """Refuse files that are not regular, and names of tables outside of the folder."""
+    check_regular(file for file in path.rglob("*") if not file.is_dir())
+    for state in path.rglob("state.json"):
+        try:
+            names = [
+                str(file["filename"]) for file in json.loads(state.read_bytes())["_data_files"]
+            ]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(f"{state} is damaged: it does not list the files of tables.") from None
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise UserError(f"{state} names {outside[0]}, which is not a file of its folder.")
 
 
 def read_hub(
@@ -254,7 +282,7 @@ def read_hub(
         parts = dict(datasets.load_dataset(name))
     except Exception as error:  # no network, no such dataset, no permission: each has its own
         raise UserError(
-            f"{source} cannot be loaded ({_first_line(error)}). Use a local folder or parquet file,"
+            f"{source} cannot be loaded ({first_line(error)}). Use a local folder or parquet file,"
             " or a dataset that is in the cache, with HF_HUB_OFFLINE=1."
         ) from None
     return _read_images(
@@ -389,13 +417,14 @@ def _image_cells(table: "datasets.Dataset", source: str) -> "tuple[datasets.Data
     return undecoded, column, are_embedded
 
 
-def _count_rows(file: Path) -> int:
+def count_rows(file: Path) -> int:
+    """Return the number of rows of a parquet file, from its metadata."""
     from pyarrow.parquet import read_metadata
 
     try:
         return read_metadata(file).num_rows
     except Exception as error:  # of pyarrow and the operating system
-        raise UserError(f"{file} cannot be read as parquet ({_first_line(error)}).") from None
+        raise UserError(f"{file} cannot be read as parquet ({first_line(error)}).") from None
 
 
 def image_column(features: "Mapping[str, Any]", source: str) -> str:
@@ -453,7 +482,10 @@ def content(cell: Mapping[str, Any] | None, folder: Path) -> bytes | Path | None
         return cell["bytes"]
     if not cell.get("path"):
         return None
-    path = (folder / cell["path"]).resolve()
+    try:
+        path = (folder / cell["path"]).resolve()
+    except (ValueError, OSError) as error:  # a character of value zero, or a loop of links
+        raise UserError(f"A cell names an image by a path that is not valid ({error}).") from None
     if not path.is_relative_to(folder.resolve()):
         raise UserError(
             f"A cell names the image {path}, which is not in {folder}. Store the bytes of images in"
@@ -548,6 +580,7 @@ def _label_column(features: "Mapping[str, Any]") -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of an error, without its full stop."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")

@@ -27,7 +27,14 @@ from workbench.data.decode import ValueRange, decode, decode_picture
 from workbench.data.encoded import index_hash
 from workbench.data.images import ImageSet
 from workbench.data.lazy import GRAY, Decoding, read_pixels, warn_damaged
-from workbench.data.parquet import content, image_column, image_folder, parquet_files
+from workbench.data.parquet import (
+    content,
+    count_rows,
+    first_line,
+    image_column,
+    image_folder,
+    parquet_files,
+)
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
 from workbench.data.tar_stream import open_shards, shard_files
@@ -271,9 +278,9 @@ class ImageStream:
         """Yield the rows of one epoch after another, with a seed each in its own order."""
         for epoch in count():
             table.set_epoch(epoch)
-            rows: Iterable[Mapping[str, Any]] = table
+            rows: Iterable[Mapping[str, Any]] = _read_rows(table, self.source)
             if seed is not None:
-                rows = shuffled_rows(table, np.random.default_rng([seed % 2**63, epoch]))
+                rows = shuffled_rows(rows, np.random.default_rng([seed % 2**63, epoch]))
             is_empty = True
             for row in rows:
                 is_empty = False
@@ -283,6 +290,16 @@ class ImageStream:
                     f"{self.source} has no rows for this process; use at most as many processes as"
                     " it has files."
                 )
+
+
+def _read_rows(table: "datasets.IterableDataset", source: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a table, and convert the errors of its readers to sentences."""
+    try:
+        yield from table
+    except UserError:
+        raise
+    except Exception as error:  # of pyarrow, the operating system and the library itself
+        raise UserError(f"{source} cannot be read ({first_line(error)}).") from None
 
 
 def shuffled_rows(
@@ -390,17 +407,17 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
     values: list[Any] = []  # of labels
     has_more = False
     folder = _image_folder(name)
+    source = f"stream:{name}"
 
     def contents() -> Iterator[Content]:
         nonlocal has_more
-        for row in table:
+        for row in _read_rows(table, source):
             if len(values) == limit:
                 has_more = True  # a stream ends only when it is read
                 return
             values.append(row.get("label"))
             yield content(row["pixels"], folder)
 
-    source = f"stream:{name}"
     encoded = SpooledImages(contents(), source)
     decoded = read_pixels(encoded, replace(decoding, channels=decoding.channels or 3), source)
     labels = _labels([values[index] for index in decoded.indices])
@@ -418,7 +435,7 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
 
 def _labels(values: Sequence[Any]) -> np.ndarray | None:
     """Return the labels of rows, int64 (n,); None if a row has no label."""
-    labels = [value for value in values if isinstance(value, int) and value >= 0]
+    labels = [value for value in values if isinstance(value, int) and 0 <= value < 2**63]
     return np.array(labels, np.int64) if len(labels) == len(values) else None
 
 
@@ -454,13 +471,17 @@ def _open_table(name: str, split: str) -> "datasets.IterableDataset":
     except UserError:
         raise
     except Exception as error:  # no network, no such dataset or split, no permission
-        lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(
-            f"stream:{name} cannot be opened ({lines[0].rstrip('.')}). Use a folder of parquet"
+            f"stream:{name} cannot be opened ({first_line(error)}). Use a folder of parquet"
             " or tar files."
         ) from None
     column = image_column(table.features, f"stream:{name}")
-    return table.cast_column(column, datasets.Image(decode=False)).rename_column(column, "pixels")
+    table = table.cast_column(column, datasets.Image(decode=False))
+    if column == "pixels":
+        return table
+    if "pixels" in table.features:
+        table = table.remove_columns("pixels")
+    return table.rename_column(column, "pixels")
 
 
 def _no_files(name: str, split: str, *, has_files: bool) -> str:
@@ -479,7 +500,10 @@ def _no_files(name: str, split: str, *, has_files: bool) -> str:
 def _open_files(files: list[Path]) -> "datasets.IterableDataset":
     import datasets
 
-    paths = [str(file) for file in files]
+    # The reader takes the number of rows as the size of a batch, which must not be zero.
+    paths = [str(file) for file in files if count_rows(file)]
+    if not paths:
+        raise UserError(f"{files[0]} has no rows. Use a file with images.")
     return datasets.load_dataset("parquet", data_files=paths, streaming=True)["train"]
 
 

@@ -8,9 +8,7 @@ from workbench.core.errors import RunError
 
 
 @contextmanager
-def exclusive(
-    path: Path, message: Callable[[], str], *, timeout_s: float = 0
-) -> Iterator[None]:
+def exclusive(path: Path, message: Callable[[], str], *, timeout_s: float = 0) -> Iterator[None]:
     """Hold a lock file in the block, which the system releases if the process is killed.
 
     Parameters

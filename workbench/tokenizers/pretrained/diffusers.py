@@ -497,9 +497,13 @@ def _size(
         if size.height % factor or size.width % factor:
             raise UserError(f"side must be a multiple of {factor}, got {requested}.")
         return size
-    size = ImageSize.of(config.get("sample_size") or DEFAULT_SIDE, "sample_size")
+    sample_size = config.get("sample_size")
+    size = ImageSize.of(DEFAULT_SIDE if sample_size is None else sample_size, "sample_size")
     if min(size) < factor:
-        return ImageSize(DEFAULT_SIDE, DEFAULT_SIDE)
+        raise UserError(
+            f"sample_size in the configuration is {size}, less than the {factor} pixels of one "
+            "token. Give side."
+        )
     return ImageSize(size.height // factor * factor, size.width // factor * factor)
 
 
