@@ -97,6 +97,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the connection to the browser before a test that does not use it."""
+    if nextitem is None or nextitem.get_closest_marker("browser") is None:
+        browser.disconnect()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Reset the number of threads before each test, because numba raises it for the process."""

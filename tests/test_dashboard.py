@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser import chromium, free_port, opened, served
+from browser import chromium, free_port, opened, served, show
 from playwright.sync_api import TimeoutError
 from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
@@ -102,40 +102,41 @@ def title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def test_tab_is_in_the_address(dashboard):
-    with opened(f"{dashboard}/?{VIEW}") as (page, _):
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.wait_for_url("**analysis=codebook_usage*")
-        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-        address = page.url
-    with opened(address) as (page, _):
-        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-
-
-def test_control_changes_figure_and_address(dashboard):
-    with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, _):
+def test_views_are_in_the_address_and_the_history(dashboard):
+    with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
         page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
         page.get_by_role("combobox", name="metric").locator("visible=true").click()
         page.get_by_role("menuitem", name="Mean squared error").click()
         page.wait_for_url("**metric=mse*")
-        page.get_by_text(re.compile("squared error", re.IGNORECASE)).first.wait_for()
+        page.get_by_text(re.compile("Squared error")).first.wait_for()
+        page.get_by_role("tab", name="Codebook", exact=True).click()
+        page.wait_for_url("**analysis=codebook_usage*")
+        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
+        address = page.url
+        page.go_back()
+        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
+        page.go_back()
+        page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator(
+            "visible=true"
+        ).first.wait_for()
+        page.go_forward()
+        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
+        assert "metric=mse" in page.url and seen.errors == []
+    with opened(address) as (page, _):
+        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
 
 
-def test_inapplicable_analysis_shows_reason(dashboard):
-    with opened(f"{dashboard}/?run=plain&analysis=codebook_usage") as (page, seen):
-        page.get_by_text(
-            "Codebook usage needs codes, codebook, which the evidence of plain does not have."
-        ).wait_for()
-        assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
-
-
-def test_invalid_link_suggests_a_name(dashboard):
-    with opened(f"{dashboard}/?run=soft-5") as (page, _):
+def test_invalid_link_and_inapplicable_analysis_show_reasons(dashboard):
+    with opened(f"{dashboard}/?run=soft-5") as (page, seen):
         page.get_by_text(
             re.compile("This link could not be opened: There is no run.*Did you mean")
         ).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
+        show(page, "run=plain&analysis=codebook_usage")
+        page.get_by_text(
+            "Codebook usage needs codes, codebook, which the evidence of plain does not have."
+        ).wait_for()
+        assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
 
 
 def test_markup_in_run_names_is_escaped(dashboard):
@@ -162,56 +163,7 @@ def test_markup_in_run_names_is_escaped(dashboard):
         )
 
 
-def test_keys_change_step_and_runs_outside_fields(dashboard):
-    with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        page.keyboard.press("ArrowLeft")
-        page.wait_for_url("**step=30*")
-        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
-        page.keyboard.press("ArrowRight")
-        page.wait_for_url(lambda address: "step" not in address)
-        page.keyboard.press("2")  # the list is code, flow, plain, soft-2, soft-4
-        page.wait_for_url("**run=flow*")
-        page.keyboard.press("?")
-        page.get_by_role("dialog").get_by_text("filter the list of runs").wait_for()
-        page.keyboard.press("Escape")
-        page.get_by_role("dialog").wait_for(state="detached")
-        page.keyboard.press("/")
-        page.keyboard.type("tokens>2 & 2")
-        page.get_by_text("No run", exact=False).or_(
-            page.get_by_text(re.compile(r"\d of 5 runs, 2 selected"))
-        ).wait_for()
-        page.keyboard.press("Escape")
-        page.keyboard.press("c")
-        page.get_by_role("button", name="copied").wait_for()
-        assert "run=flow" in page.url and seen.errors == []
-
-
-# Delay the message that the page is ready; each message to the server has three parts.
-LATE = """let parts = [];
-const send = WebSocket.prototype.send;
-WebSocket.prototype.send = function (part) {
-  parts.push(part);
-  if (parts.length < 3) return;
-  const whole = parts, go = () => whole.forEach((one) => send.call(this, one));
-  parts = [];
-  if (whole[2].includes("document_ready")) setTimeout(go, 3000);
-  else go();
-};"""
-
-
-def test_key_during_loading_is_not_lost(dashboard):
-    with opened("about:blank") as (page, seen):
-        page.add_init_script(LATE)
-        page.goto(f"{dashboard}/?run=soft-4&analysis=codebook_usage")
-        page.get_by_role("button", name="keys").wait_for()
-        page.keyboard.press("ArrowLeft")
-        page.wait_for_url("**step=30*")
-        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
-        assert seen.errors == []
-
-
-def test_keys_undo_and_redo_views(dashboard):
+def test_keys_change_undo_and_redo_views_outside_fields(dashboard):
     with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -240,6 +192,50 @@ def test_keys_undo_and_redo_views(dashboard):
         page.wait_for_url("**run=soft-4&run=*step=30*")
         page.keyboard.press("Shift+ArrowRight")  # at most ten steps
         page.get_by_text(re.compile("soft-4 · checkpoint step-000060")).wait_for()
+        page.keyboard.press("1")
+        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**step=30*")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_url(lambda address: "step" not in address)
+        page.keyboard.press("2")  # the list is code, flow, plain, soft-2, soft-4
+        page.wait_for_url("**run=flow*")
+        page.keyboard.press("?")
+        page.get_by_role("dialog").get_by_text("filter the list of runs").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="detached")
+        page.keyboard.press("/")
+        page.keyboard.type("num_tokens>2")
+        page.get_by_text(re.compile(r"[1-4] of 5 runs, 2 selected")).wait_for()
+        page.keyboard.press("Escape")
+        page.keyboard.press("c")
+        page.get_by_role("button", name="copied").wait_for()
+        assert "run=flow" in page.url and seen.errors == []
+
+
+# Delay the message that the page is ready; each message to the server has three parts.
+LATE = """let parts = [];
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (part) {
+  parts.push(part);
+  if (parts.length < 3) return;
+  const whole = parts, go = () => whole.forEach((one) => send.call(this, one));
+  parts = [];
+  if (whole[2].includes("document_ready")) setTimeout(go, 3000);
+  else go();
+};"""
+
+
+def test_key_during_loading_is_not_lost(dashboard):
+    with opened("about:blank") as (page, seen):
+        page.add_init_script(LATE)
+        page.goto(f"{dashboard}/?run=soft-4&analysis=codebook_usage")
+        page.get_by_role("button", name="keys").wait_for()
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url("**step=30*")
+        page.get_by_text(re.compile("soft-4 · checkpoint step-000030")).wait_for()
         assert seen.errors == []
 
 
@@ -273,11 +269,15 @@ def test_saved_view_opens_by_its_link(dashboard, runs):
         saved.unlink(missing_ok=True)
 
 
+# Where to click on the first point of a kind, and which it is; nothing before it is drawn.
 CLICK = """(kind) => {
   const find = (root) => [...root.querySelectorAll("*")].flatMap((element) => [
     ...(element._fullData && element.offsetWidth ? [element] : []),
     ...(element.shadowRoot ? find(element.shadowRoot) : [])]);
-  const place = find(document)[0], at = place._fullData.findIndex((trace) => trace.meta === kind);
+  const isOfKind = (trace) => trace.meta === kind;
+  const place = find(document).find((element) => element._fullData.some(isOfKind));
+  if (!place) return null;
+  const at = place._fullData.findIndex(isOfKind);
   const full = place._fullData[at], { left, top } = place.getBoundingClientRect();
   const axis = (name) => place._fullLayout[full[`${name}axis`].replace(name, `${name}axis`)];
   const [x, y, first] = [axis("x"), axis("y"), place.calcdata[at][0]];
@@ -287,15 +287,16 @@ CLICK = """(kind) => {
 
 
 def test_click_on_a_point_opens_it(dashboard):
-    for view, kind, expected in (
+    views = (
         ("analysis=token_budget&run=soft-2&run=soft-4&run=plain", "run", "**/?run={}&*"),
         ("analysis=latent_map&method=pca&run=soft-4", "image", "**tab=lens*"),
         ("analysis=codebook_usage&run=soft-4", "code", "**tab=codes*"),
-    ):
-        with opened(f"{dashboard}/?{view}") as (page, seen):
-            page.wait_for_selector(".js-plotly-plot .main-svg")
+    )
+    with opened(f"{dashboard}/?{views[0][0]}") as (page, seen):
+        for view, kind, expected in views:
+            show(page, view)
             for _ in range(10):  # content above the figure may still load and move it
-                x, y, which = page.evaluate(CLICK, kind)
+                x, y, which = page.wait_for_function(CLICK, arg=kind).json_value()
                 page.mouse.move(x, y)
                 page.mouse.click(x, y)
                 with suppress(TimeoutError):
@@ -321,25 +322,6 @@ def test_run_list_follows_the_folder(dashboard, runs):
             shutil.rmtree(runs / "newcomer")
         page.get_by_text("5 of 5 runs, 1 selected").wait_for()
         assert seen.errors == []
-
-
-def test_browser_history_restores_views(dashboard):
-    with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
-        page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
-        page.get_by_role("combobox", name="metric").locator("visible=true").click()
-        page.get_by_role("menuitem", name="Mean squared error").click()
-        page.get_by_text(re.compile("Squared error")).first.wait_for()
-        page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.wait_for_url("**analysis=codebook_usage*")
-        page.go_back()
-        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
-        page.go_back()
-        page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator(
-            "visible=true"
-        ).first.wait_for()
-        page.go_forward()
-        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
-        assert "metric=mse" in page.url and seen.errors == []
 
 
 def keep_many_latents(run: Run) -> None:

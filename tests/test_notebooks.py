@@ -25,6 +25,8 @@ TEXTS = ("text/html", "text/plain")
 MAX_BYTES = 200_000
 # A path with two parts or more that is not the end of an address, of a relative path or of a tag.
 ABSOLUTE_PATH = r"(?<![\w.:/<-])/[\w.-]+/[\w.-]+|[A-Z]:\\\\"
+FORKED_TRAININGS = "__import__('forked_training').install()"
+REAL_PROCESSES = "__import__('forked_training').uninstall()"
 TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
 
 
@@ -55,7 +57,10 @@ def kernel(tmp_path_factory) -> KernelManager:
     """Start one kernel for all notebooks, because importing torch takes most of the time."""
     manager = KernelManager(kernel_name="python3")
     folder = str(tmp_path_factory.mktemp("kernel"))
-    manager.start_kernel(cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    tests = str(Path(__file__).parent)  # for `forked_training`
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), tests)))
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    manager.start_kernel(cwd=folder, env=os.environ | environment)
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -82,7 +87,7 @@ def test_notebook_runs_and_shows_results(path, parameters, kernel):
     notebook = parameterize_notebook(notebook, declared)
     # The title's cell removes the variables of the previous notebook.
     first = notebook.cells[0]
-    first.source, first.cell_type = "%reset -f", "code"
+    first.source, first.cell_type = f"%reset -f\n{FORKED_TRAININGS}", "code"
     first.outputs, first.execution_count = [], None
     NotebookClient(notebook, timeout=240, km=kernel).execute(reset_kc=True)
 
@@ -176,6 +181,7 @@ def printed(client: KernelClient, code: str) -> list[str]:
 @pytest.mark.kernel
 def test_training_runs_outside_of_the_kernel(client, tmp_path):
     lines = [
+        REAL_PROCESSES,
         "import os, workbench as wb",
         f"run = wb.train('softvq-digits', {str(tmp_path / 'a')!r}, steps=3, {TINY})",
         "status = run.status()",
@@ -192,9 +198,8 @@ def test_training_runs_outside_of_the_kernel(client, tmp_path):
 def test_interrupted_training_keeps_a_checkpoint(kernel, client, tmp_path):
     folder = tmp_path / "long"
     settings = f"{TINY}, steps=1000000, save_every=1000000, log_every=1"
-    client.execute(
-        f"import workbench as wb\nrun = wb.train('softvq-digits', {str(folder)!r}, {settings})"
-    )
+    train = f"wb.train('softvq-digits', {str(folder)!r}, {settings})"
+    client.execute(f"{REAL_PROCESSES}\nimport workbench as wb\nrun = {train}")
     try:
         # The progress bar appears once training has begun.
         while client.get_iopub_msg(timeout=60)["msg_type"] != "display_data":
