@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -343,6 +345,9 @@ def test_run_outlives_its_starter(tmp_path):
     """The starter is killed with its whole process group, as a closed laptop's kernel is."""
     script = f"""
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 import workbench as wb
 settings = {{"width": 16, "num_tokens": 4, "depth": 1, "batch_size": 16, "betas": (0.9, 0.9)}}
 wb.start("ae-digits", {str(tmp_path / "a")!r}, steps=100_000, **settings)
@@ -369,16 +374,22 @@ time.sleep(600)
 # The dashboard
 
 
-@pytest.fixture
-def training(tmp_path):
-    """A run that really trains, is paused until a page is open, and is stopped afterwards."""
-    run = wb.start("softvq-digits", tmp_path / "runs" / "a", **TINY, **LONG)
+@contextmanager
+def paused_training(folder: Path) -> Iterator[Run]:
+    """Start a run that really trains, pause it until a page is open, and stop it afterwards."""
+    run = wb.start("softvq-digits", folder, **TINY, **LONG)
     wait_for(lambda: run.status()["step"] > 110)
     run.ask("pause")
     wait_for(lambda: run.status()["state"] == "paused")
     yield run
     run.ask("stop")
     wait_for(lambda: run.status()["state"] in ("stopped", "failed", "interrupted"))
+
+
+@pytest.fixture
+def training(tmp_path):
+    with paused_training(tmp_path / "runs" / "a") as run:
+        yield run
 
 
 @pytest.fixture
@@ -480,68 +491,3 @@ def test_live_tab_of_a_killed_run(live_tab, training):
     live_tab.wait_for_function(
         "([e, last]) => e.calcdata[0].at(-1).x === last", arg=[figure.element_handle(), last]
     )
-
-
-# JupyterLab
-
-READY = """() => {
-  const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
-  return context?.session?.kernel?.status === "idle";
-}"""
-RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
-
-
-@pytest.mark.kernel
-@pytest.mark.slow
-@pytest.mark.browser
-def test_watch_in_jupyterlab_during_a_busy_cell(training, tmp_path):
-    cells = [
-        f"import workbench as wb\nwb.watch({str(training.folder)!r})",
-        "import time\ntime.sleep(15)\nprint('fr' + 'ee')",
-    ]
-    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    node.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    nbformat.write(node, tmp_path / "live.ipynb")
-    port = free_port()
-    flags = [
-        f"--ServerApp.port={port}",
-        f"--ServerApp.root_dir={tmp_path}",
-        "--IdentityProvider.token=",
-    ]
-    flags += [
-        "--ServerApp.ip=127.0.0.1",
-        "--no-browser",
-        "--allow-root",
-        "--LabApp.expose_app_in_browser=True",
-    ]
-    flags += [
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    with (
-        served("jupyterlab", *flags, port=port, log=tmp_path / "lab.log", path="/api") as address,
-        opened(f"{address}/lab/tree/live.ipynb?reset") as (page, seen),
-    ):
-        page.wait_for_function(READY)
-        page.evaluate(RUN_ALL)
-        head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
-        head.wait_for()
-        first = head.inner_text()
-        training.ask("resume")
-        page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
-        assert (
-            page.locator(".jp-OutputArea-output").get_by_text("free").count() == 0
-        )  # the cell was still busy
-        page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
-        page.get_by_role("button", name="pause").click()
-        page.get_by_text(re.compile(r"paused · heartbeat")).filter(visible=True).first.wait_for()
-        page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
-        assert training.status()["state"] == "paused" and training.commands()
-        kill_while_it_logs(training)
-        page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
-        assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
-        assert page.get_by_text("Traceback").count() == 0 and seen.outside == []

@@ -13,6 +13,7 @@ from browser import free_port, lasso, opened, served
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_dashboard import keep_many_latents
+from test_live import kill_while_it_logs, paused_training
 from test_notebooks import with_small_models
 
 import workbench as wb
@@ -253,6 +254,15 @@ def lab(lab_server, tmp_path):
     return f"{address}/lab/tree/{tmp_path.relative_to(root)}"
 
 
+def write_notebook(path: Path, cells: list[str]) -> None:
+    """Write a notebook of code cells."""
+    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": python}
+    )
+    nbformat.write(node, path)
+
+
 def run_all(page) -> None:
     """Run every cell and wait; nothing may fail or complain."""
     page.wait_for_function(READY)
@@ -310,11 +320,7 @@ STATE = "print('state', lens.position, len(points.selected), codes.state.selecte
 @pytest.mark.browser
 def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
     cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", STATE]
-    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    node = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
-    )
-    nbformat.write(node, tmp_path / "modules.ipynb")
+    write_notebook(tmp_path / "modules.ipynb", cells)
     with opened(f"{lab}/modules.ipynb?reset") as (page, seen):
         run_all(page)
         page.evaluate(TO_THE_SCREEN, 1)
@@ -367,11 +373,7 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
         f"import workbench as wb\nprint('before')\nwb.open({str(trained)!r}).show('token_budget')"
     ]
     cells += [f"display(wb.codebook({run!r}), wb.watch({run!r}))\nprint('after')"]
-    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    node = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
-    )
-    nbformat.write(node, tmp_path / "kept.ipynb")
+    write_notebook(tmp_path / "kept.ipynb", cells)
 
     def wait_for_outputs(page, *expected: list[str]) -> None:
         for cell, outputs in enumerate(expected):
@@ -418,11 +420,7 @@ def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
     shutil.copytree(trained / "soft-4", run)
     keep_many_latents(Run(run))
     cells = ["import workbench as wb", f"wb.modes({str(run)!r}, max_modes=64, components=16)", FREE]
-    python = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    node = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={"kernelspec": python}
-    )
-    nbformat.write(node, tmp_path / "long.ipynb")
+    write_notebook(tmp_path / "long.ipynb", cells)
     with opened(f"{lab}/long.ipynb?reset") as (page, seen):
         page.wait_for_function(READY)
         page.evaluate(RUN_ALL)
@@ -438,3 +436,48 @@ def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
         page.get_by_role("button", name="cancel").click()
         page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
         assert seen.outside == []
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.browser
+def test_watch_in_jupyterlab_during_a_busy_cell(lab, tmp_path):
+    with paused_training(tmp_path / "runs" / "a") as training:
+        watch_and_pause(lab, tmp_path, training)
+
+
+BUSY = """
+import pathlib, time
+while not pathlib.Path({end!r}).exists():
+    time.sleep(0.1)
+print("fr" + "ee")
+"""
+
+
+def watch_and_pause(lab: str, folder: Path, training: Run) -> None:
+    """Follow a training and pause it from the page of a notebook whose cell is busy."""
+    end = folder / "end"
+    cells = [
+        f"import workbench as wb\nwb.watch({str(training.folder)!r})",
+        BUSY.format(end=str(end)),
+    ]
+    write_notebook(folder / "live.ipynb", cells)
+    with opened(f"{lab}/live.ipynb?reset") as (page, seen):
+        page.wait_for_function(READY)
+        page.evaluate(RUN_ALL)
+        head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
+        head.wait_for()
+        first = head.inner_text()
+        training.ask("resume")
+        page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
+        page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
+        end.touch()  # the kernel receives clicks after the cell
+        page.locator(".jp-OutputArea-output").get_by_text("free").wait_for()
+        page.get_by_role("button", name="pause").click()
+        page.get_by_text(re.compile(r"paused · heartbeat")).filter(visible=True).first.wait_for()
+        page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
+        assert training.status()["state"] == "paused" and training.commands()
+        kill_while_it_logs(training)
+        page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
+        assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
+        assert page.get_by_text("Traceback").count() == 0 and seen.outside == []
