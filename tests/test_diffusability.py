@@ -32,7 +32,7 @@ def test_scaled_latents_have_mean_zero_and_variance_one_by_channel():
     array = scaled.array()
     np.testing.assert_allclose(array.mean(axis=(0, 1)), 0, atol=1e-12)
     np.testing.assert_allclose(array.std(axis=(0, 1)), [1, 1, 0], atol=1e-12)
-    free = scaled.place_free().array()
+    free = scaled.centered_by_position().array()
     np.testing.assert_allclose(free.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(free.std(axis=(0, 1)), [1, 1, 0], atol=1e-12)
 
@@ -135,24 +135,24 @@ def test_separated_classes_and_their_shares():
         assert result.get(name).value == pytest.approx(np.pi / 2 * factor.mean(), rel=0.02)
     assert result.entanglement == pytest.approx(1, abs=0.02)
     scaled = total * factor
-    place = scaled.mean(axis=0)
+    position = scaled.mean(axis=0)
     means = np.array([scaled[labels == k].mean(axis=0) for k in range(4)])[labels]
     shares = result.shares
-    assert shares.place == pytest.approx(np.square(place).mean())
-    assert shares.class_ == pytest.approx(np.square(means - place).mean())
+    assert shares.place == pytest.approx(np.square(position).mean())
+    assert shares.class_ == pytest.approx(np.square(means - position).mean())
     assert shares.place + shares.class_ + shares.within == pytest.approx(1)
     shuffled = velocity_variance(latents, np.random.default_rng(1).permutation(labels)).shares
     assert shuffled.class_ == pytest.approx(shuffled.class_null, rel=0.5)
-    assert shuffled.class_null == pytest.approx((1 - shuffled.place) * 3 / 3999)
+    assert shuffled.class_null == pytest.approx((1 - shuffled.position) * 3 / 3999)
 
 
-def test_place_means_lower_the_variance_and_are_removed():
+def test_position_means_lower_the_variance_and_are_removed():
     latents = white(2000, 4, 3)
     shifted = latents + 2 * white(1, 4, 3, seed=5)
-    kept, free = velocity_variance(shifted), velocity_variance(shifted, place_free=True)
+    kept, free = velocity_variance(shifted), velocity_variance(shifted, center_positions=True)
     assert kept.label_free.value < 0.8 * free.label_free.value
     assert free.label_free.value == pytest.approx(np.pi / 2, rel=0.03)
-    assert free.shares.place == pytest.approx(0, abs=1e-12)
+    assert free.shares.position == pytest.approx(0, abs=1e-12)
 
 
 def test_separable_covariance_of_rotated_numbers_is_entangled():
@@ -233,7 +233,7 @@ def test_structure_equals_that_of_all_pairs():
     free = latents - latents.mean(axis=0)
     variants = {
         "raw": scaled,
-        "without place means": free / free.std(axis=(0, 1)),
+        "without position means": free / free.std(axis=(0, 1)),
         "without image means": scaled - scaled.mean(axis=1, keepdims=True),
     }
     cells = np.array([(row, column) for row in range(5) for column in range(5)])
@@ -298,7 +298,7 @@ def test_images_that_are_the_latents_have_the_same_spectrum():
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     pooled = images.reshape(60, 4, 2, 4, 2, 3).mean(axis=(2, 4)).reshape(60, 16, 3)
     result = spectral_energy(pooled, images, (4, 4))
-    np.testing.assert_allclose(result.spectra[2].energy, result.place_free.energy)
+    np.testing.assert_allclose(result.spectra[2].energy, result.centered.energy)
     slope = next(p for p in result.perspectives() if p.name == "slope excess")
     assert slope.value == pytest.approx(0)
     assert spectral_energy(pooled, images[:, :6], (4, 4)).note

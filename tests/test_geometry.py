@@ -258,10 +258,10 @@ def test_table_has_the_scale_of_the_latents():
         assert table[f"channel_std, channel {channel}"] == pytest.approx(values.std())
 
 
-def test_place_means_are_removed_before_scaling():
+def test_position_means_are_removed_before_scaling():
     latents = normal(200, 6, 3)
     shifted = latents + 5 * normal(1, 6, 3, seed=1)
-    free = latent_geometry(shifted, place_free=True)
+    free = latent_geometry(shifted, center_positions=True)
     assert free["token |cosine|"].value == pytest.approx(
         latent_geometry(latents)["token |cosine|"].value, abs=0.01
     )

@@ -128,12 +128,12 @@ def test_mean_pooling_is_equivariant(name):
     assert max(latent_errors(transformed, expected)) == pytest.approx(0, abs=1e-12)
 
 
-def test_unrelated_latents_have_an_error_of_two_only_without_place_means():
-    place_means = normal(1, 16, 4, seed=3)
+def test_unrelated_latents_have_an_error_of_two_only_without_position_means():
+    position_means = normal(1, 16, 4, seed=3)
     first, second = (torch.from_numpy(normal(3000, 16, 4, seed=seed)) for seed in (1, 2))
-    raw, place_free = latent_errors(first + 5 * torch.from_numpy(place_means), second)
-    assert place_free == pytest.approx(2, rel=0.02)
-    assert raw == pytest.approx(2 + 25 * np.square(place_means).mean(), rel=0.02)
+    raw, centered = latent_errors(first + 5 * torch.from_numpy(position_means), second)
+    assert centered == pytest.approx(2, rel=0.02)
+    assert raw == pytest.approx(2 + 25 * np.square(position_means).mean(), rel=0.02)
 
 
 # Perturbed codes

@@ -258,7 +258,7 @@ def _latent_numbers(lab: Any, run: Run) -> Numbers:
         except UserError:
             continue
         numbers |= {p.name: p.value for p in perspectives if math.isfinite(p.value)}
-    for name in ("LDS, place-free", "RMSC, place-free"):
+    for name in ("LDS, position-centered", "RMSC, position-centered"):
         if name in numbers:
             numbers["spatial structure"] = numbers[name]
             break

@@ -20,7 +20,7 @@ from workbench.analysis.stats.prediction import (
 )
 from workbench.analysis.stats.rank_correlation import p_values, permutation_null, spearman
 
-# Fixed before any run. Spatial structure is LDS on a grid and RMSC otherwise, both place-free.
+# Fixed before any run. Spatial structure is position-centered LDS on a grid, and RMSC otherwise.
 NUMBERS = ("VIV total", "entanglement", "spatial structure", "LNC", "noise slope", "class share")
 RECONSTRUCTION = ("PSNR", "rFD")
 SHORT = "gFD of a short training"

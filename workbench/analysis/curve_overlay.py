@@ -65,9 +65,9 @@ def overlay(
     shared = _shared_traces(figures)
     figure.add_traces([figures[0].data[i] for i in shared])
     for run, source in zip(runs, figures, strict=True):
-        own = [trace for i, trace in enumerate(source.data) if i not in shared]
-        names = [trace.name for trace in own if trace.name and trace.showlegend is not False]
-        for trace in own:
+        curves = [trace for i, trace in enumerate(source.data) if i not in shared]
+        names = [trace.name for trace in curves if trace.name and trace.showlegend is not False]
+        for trace in curves:
             name = run if len(names) <= 1 else f"{run}, {trace.name}"
             figure.add_trace(_colored(trace, colors[run], name))
     _label_ends(figure, runs, figures, colors)
@@ -126,12 +126,12 @@ def _shared_traces(figures: Sequence[go.Figure]) -> list[int]:
 
 
 def _is_shared(traces: Sequence[Any]) -> bool:
-    first, *others = traces
+    first, *rest = traces
     return all(
         np.array_equal(first.x, other.x)
         and np.array_equal(first.y, other.y, equal_nan=True)
         and first.name == other.name
-        for other in others
+        for other in rest
     )
 
 

@@ -85,10 +85,10 @@ def draw(result: SideBySide) -> go.Figure:
     plotly.graph_objects.Figure
     """
     colors = colors_of_runs(result.runs, result.run_colors)
-    drawn = [item.with_run_colors(result.run_colors).figure() for item in result.results]
-    if can_overlay(drawn):
-        return apply_theme(overlay(result.runs, drawn, colors))
-    figures = [json.loads(figure.to_json()) for figure in drawn]
+    originals = [item.with_run_colors(result.run_colors).figure() for item in result.results]
+    if can_overlay(originals):
+        return apply_theme(overlay(result.runs, originals, colors))
+    figures = [json.loads(figure.to_json()) for figure in originals]
     for run, figure in zip(result.runs, figures, strict=True):
         _recolor(figure, colors[run])
         figure["layout"] = {"xaxis": {}, "yaxis": {}} | figure["layout"]
@@ -220,12 +220,12 @@ def _move_colorbar(bar: Json, panel: Panel) -> None:
         bar["len"] = bar.get("len", 1) * panel.height
 
 
-def _add_layout(layout: Json, own: Json, panel: Panel) -> None:
+def _add_layout(layout: Json, source: Json, panel: Panel) -> None:
     """Add the axes, the legend and everything that is drawn on top of a figure."""
-    for match in _axis_names(own):
+    for match in _axis_names(source):
         letter = match[1]
         number = int(match[2] or 1) + panel.axes_before
-        axis = copy.deepcopy(own[match[0]])
+        axis = copy.deepcopy(source[match[0]])
         for name in ("anchor", "overlaying", "matches", "scaleanchor"):
             if isinstance(axis.get(name), str):
                 axis[name] = panel.axis(axis[name])
@@ -235,14 +235,14 @@ def _add_layout(layout: Json, own: Json, panel: Panel) -> None:
         elif "position" in axis:
             axis["position"] = panel.y(axis["position"])
         layout[f"{letter}axis{_number(number)}"] = axis
-    legend = copy.deepcopy(own.get("legend", {}))
+    legend = copy.deepcopy(source.get("legend", {}))
     legend["y"] = panel.y(legend.get("y", 1))
-    if _has_legend_below(own):
+    if _has_legend_below(source):
         legend.pop("yref", None)
         legend |= {"y": panel.y(-AXIS_TITLE_PX / panel.height_px), "yanchor": "top"}
     layout[f"legend{_number(panel.index + 1)}"] = legend
     for kind in ("annotations", "shapes", "images"):
-        for item in own.get(kind, ()):
+        for item in source.get(kind, ()):
             layout[kind].append(_moved(item, panel))
 
 
@@ -261,16 +261,16 @@ def _moved(item: Json, panel: Panel) -> Json:
     return moved
 
 
-def _title(own: Json, panel: Panel, run: str) -> Json:
+def _title(source: Json, panel: Panel, run: str) -> Json:
     """Return the title of a figure, after the name of its run, as an annotation above its panel."""
-    title = own.get("title", {})
+    title = source.get("title", {})
     text = f"<b>{run}</b> · {title.get('text', '')}"
     subtitle = title.get("subtitle", {}).get("text")
     if subtitle:
         text += f"<br><span style='font-size:12px'>{subtitle}</span>"
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
+    position = {"x": 0, "xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
     return {
-        **place,
+        **position,
         "y": panel.y(1),
         "yshift": TITLE_SHIFT_PX,
         "text": text,

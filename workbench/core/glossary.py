@@ -109,7 +109,7 @@ CONTROLS = {
     "tsne": Term("t-SNE", "Also draw a t-SNE projection, which is slow."),
     "max_images": Term("Images", "At most this many images are used."),
     "scaling": Term("Scaling", "How channels are scaled before distances are measured."),
-    "place_free": Term(
+    "center_positions": Term(
         "Without positions", "Subtract the mean of each token position, and scale again."
     ),
     "per_class": Term("Samples per class", "Number of samples that are shown for each class."),

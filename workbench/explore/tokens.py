@@ -328,10 +328,10 @@ def _active_or_all(tokens: Tokens) -> Tensor:
     return torch.ones(tokens.latents.shape[:2], dtype=torch.bool, device=tokens.latents.device)
 
 
-def _swap_column(own: Tensor | None, donor: Tensor | None, index: int) -> Tensor | None:
-    if own is None or donor is None:
+def _swap_column(column: Tensor | None, donor: Tensor | None, index: int) -> Tensor | None:
+    if column is None or donor is None:
         return None
-    swapped_column = own.clone()
+    swapped_column = column.clone()
     swapped_column[:, index] = donor[:, index]
     return swapped_column
 

@@ -384,8 +384,10 @@ class AR(Generator):
     def _code_rows(self, codes: Int[Tensor, "b m"], start: int = 0) -> Float[Tensor, "b t width"]:
         """Embed the codes from position `start` on."""
         positions = torch.arange(start, codes.shape[1], device=codes.device)
-        books = positions * self.config.num_codebooks // self.config.num_tokens
-        vectors = self.table(codes[:, start:] + self.config.codebook_size * books) * self.scale
+        codebook_indices = positions * self.config.num_codebooks // self.config.num_tokens
+        vectors = (
+            self.table(codes[:, start:] + self.config.codebook_size * codebook_indices) * self.scale
+        )
         return self.project_table(vectors) + self.places[2 + positions]
 
     def _run_blocks(

@@ -216,9 +216,9 @@ class TrainingQueue:
         if self.problem:
             return
         waiting = [
-            StoredTraining(name=one.name, target=one.target, settings=one.settings)
-            for one in (self._trainings if trainings is None else trainings)
-            if one.state in STORED_STATES
+            StoredTraining(name=training.name, target=training.target, settings=training.settings)
+            for training in (self._trainings if trainings is None else trainings)
+            if training.state in STORED_STATES
         ]
         if waiting or self._was_stored:
             store_queue(self.folder, waiting, is_closed=self._is_closed)
@@ -252,7 +252,7 @@ class TrainingQueue:
                 for training in self._trainings:
                     _update(training)
                 num_active = sum(training.is_active for training in self._trainings)
-                waiting = [one for one in self._trainings if one.state == "waiting"]
+                waiting = [item for item in self._trainings if item.state == "waiting"]
                 if waiting and num_active < self.limit:
                     waiting[0].state = "starting"
                     return waiting[0]

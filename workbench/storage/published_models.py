@@ -95,7 +95,7 @@ def find_published(address: str) -> PublishedModel | None:
     0.61
     """
     table = _table()
-    matches = table[[_key(known) == _key(address) for known in table["address"]]]
+    matches = table[[_key(listed) == _key(address) for listed in table["address"]]]
     if matches.empty:
         return None
     row = matches.iloc[0]

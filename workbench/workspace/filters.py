@@ -157,12 +157,16 @@ def check_values(column: np.ndarray, name: str, conditions: Iterable[Condition])
     conditions : iterable of Condition
         Conditions on this column and on others.
     """
-    compared = [one for one in conditions if one.column.lower() == name]
-    values = [value for one in compared if one.operator in ("=", "!=") for value in one.values]
-    known = {str(text).lower(): str(text) for text in np.unique(column)}
+    values = [
+        value
+        for condition in conditions
+        if condition.column.lower() == name and condition.operator in ("=", "!=")
+        for value in condition.values
+    ]
+    names = {str(text).lower(): str(text) for text in np.unique(column)}
     for value in values:
-        if value.lower() not in known:
-            raise _unknown(name, value, list(known.values()))
+        if value.lower() not in names:
+            raise _unknown(name, value, list(names.values()))
 
 
 def find_column(names: Iterable[str], name: str) -> str:

@@ -63,7 +63,7 @@ REMEDIES: dict[str, Remedy] = {
 }
 
 
-def contradictions(one: Remedy, other: Remedy) -> list[str]:
+def contradictions(remedy: Remedy, other: Remedy) -> list[str]:
     """Return the settings that two remedies move in opposite directions.
 
     Examples
@@ -73,6 +73,6 @@ def contradictions(one: Remedy, other: Remedy) -> list[str]:
     """
     return [
         setting
-        for setting, direction in one.changes.items()
+        for setting, direction in remedy.changes.items()
         if other.changes.get(setting, direction) != direction
     ]

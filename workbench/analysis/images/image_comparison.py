@@ -180,8 +180,8 @@ class ImageComparison(Result):
         best = self.psnr == self.psnr.max(axis=1, keepdims=True)
         shares = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
         ranks = np.argsort(-shares, kind="stable")
-        first, *others = [f"{100 * shares[i]:.0f} %" for i in ranks]
-        parts = [f"{self.runs[i]} on {share}" for i, share in zip(ranks[1:], others, strict=True)]
+        first, *rest = [f"{100 * shares[i]:.0f} %" for i in ranks]
+        parts = [f"{self.runs[i]} on {share}" for i, share in zip(ranks[1:], rest, strict=True)]
         mean = float(np.sqrt(np.square(self.disagreement).mean()))
         return (
             f"{self.runs[ranks[0]]} has the best PSNR on {first} of the images,"

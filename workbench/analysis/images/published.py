@@ -201,7 +201,7 @@ def _measured_usage(evidence: Evidence) -> float:
     if evidence.codes is None or evidence.codebook is None:
         return math.nan
     usage = codebook_usage(evidence.codes, evidence.codebook, evidence.active)
-    return float(np.mean([book.used / book.size for book in usage.codebooks]))
+    return float(np.mean([codebook.used / codebook.size for codebook in usage.codebooks]))
 
 
 def _measured_lpips(evidence: Evidence) -> float:

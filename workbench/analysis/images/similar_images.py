@@ -113,7 +113,7 @@ class SimilarImages(Result):
     def overlap(self) -> float:
         """Return the mean share of nearest images that two runs have in common; NaN for one."""
         sets = [set(row.tolist()) for row in self.neighbors]
-        shares = [len(one & other) / self.k for one, other in combinations(sets, 2)]
+        shares = [len(first & second) / self.k for first, second in combinations(sets, 2)]
         return float(np.mean(shares)) if shares else float("nan")
 
     def table(self) -> pd.DataFrame:

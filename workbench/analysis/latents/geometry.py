@@ -101,7 +101,7 @@ class LatentGeometry(Result):
         Number of active tokens of these images.
     standardized : bool
         Whether every channel was divided by its deviation.
-    place_free : bool
+    center_positions : bool
         Whether the mean of each token position was subtracted.
     seed : int
     channel_mean, channel_std : ndarray of float64, shape (d,)
@@ -117,7 +117,7 @@ class LatentGeometry(Result):
     is_stratified: bool
     tokens: int
     standardized: bool
-    place_free: bool
+    center_positions: bool
     seed: int
     channel_mean: np.ndarray = field(repr=False)
     channel_std: np.ndarray = field(repr=False)
@@ -210,7 +210,7 @@ def latent_geometry(
     labels: np.ndarray | None = None,
     *,
     standardize: bool = True,
-    place_free: bool = False,
+    center_positions: bool = False,
     tsne: bool = False,
     points: Annotated[int, Range(100, 5000, 100)] = 2000,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -235,7 +235,7 @@ def latent_geometry(
         Class of each image. Samples are stratified by it.
     standardize : bool
         Divide every channel by its deviation.
-    place_free : bool
+    center_positions : bool
         Subtract the mean of each token position first. It is the same in all images, and raises
         the similarity of tokens.
     tsne : bool
@@ -278,8 +278,8 @@ def latent_geometry(
         is_active = _check_active(active[indices])
     stats = LatentStats.of_latents(latents, active)
     values = np.asarray(latents[indices], np.float64)
-    if place_free:
-        values = values - _place_means(values, is_active)
+    if center_positions:
+        values = values - _position_means(values, is_active)
     scaled = _scale(values, is_active, standardize)
     image_of_token = np.nonzero(is_active)[0]
     num_tokens = int(is_active.sum())
@@ -312,7 +312,7 @@ def latent_geometry(
         is_stratified=labels is not None,
         tokens=num_tokens,
         standardized=standardize,
-        place_free=place_free,
+        center_positions=center_positions,
         seed=seed,
         channel_mean=stats.channel_mean,
         channel_std=stats.channel_std,
@@ -328,7 +328,7 @@ def _check_active(active: np.ndarray) -> np.ndarray:
     return np.asarray(active, bool)
 
 
-def _place_means(latents: np.ndarray, is_active: np.ndarray) -> np.ndarray:
+def _position_means(latents: np.ndarray, is_active: np.ndarray) -> np.ndarray:
     """Return the mean of each token position over the images in which it is active."""
     sums = np.where(is_active[..., None], latents, 0).sum(axis=0)
     return sums / np.maximum(is_active.sum(axis=0), 1)[:, None]

@@ -36,8 +36,8 @@ def draw(result: LatentGeometry) -> go.Figure:
     _draw_spectrum(figure, result)
     _draw_measures(figure, result)
     scaling = "standardized" if result.standardized else "centered"
-    if result.place_free:
-        scaling += ", place means removed"
+    if result.center_positions:
+        scaling += ", position means removed"
     stats = result.stats
     subtitle = (
         f"n = {result.sample_text(result.images)}, {result.tokens:,} tokens of {result.dimensions}"

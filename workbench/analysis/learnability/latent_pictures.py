@@ -1,8 +1,8 @@
 """Pictures of latents on a grid: their three principal components as red, green and blue.
 
-Each image is drawn twice: with the means of places, which are the same in all images, and without
-them. Next to the pictures are the mean and the deviation of each channel, with which generators
-shift and scale the latents.
+Each image is drawn twice: with the means of token positions, which are the same in all images,
+and without them. Next to the pictures are the mean and the deviation of each channel, with which
+generators shift and scale the latents.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ MIN_IMAGES = 2
 MAX_FITTED_IMAGES = 2000  # behind the principal components
 COLOR_PERCENTILES = (1, 99)  # mapped to the darkest and brightest value of a color
 ROW_HEIGHT_PX = 96
-ROW_NAMES = ("images", "latents", "without<br>place means")
+ROW_NAMES = ("images", "latents", "without<br>position means")
 PICTURE_SHARE = 0.64  # of the width
 
 
@@ -36,10 +36,10 @@ class LatentPictures(Result):
     Attributes
     ----------
     mosaic : ndarray of uint8, shape (height, width, 4)
-        Rows of images, of latents, and of latents without the means of places.
+        Rows of images, of latents, and of latents without the means of token positions.
     indices : ndarray of int, shape (count,)
         The images that are drawn.
-    explained, explained_place_free : float
+    explained, explained_centered : float
         Share of the variance of the three components, from 0 to 1.
     channel_mean, channel_std : ndarray of float64, shape (channels,)
         Mean and deviation of each channel before scaling.
@@ -54,7 +54,7 @@ class LatentPictures(Result):
     mosaic: np.ndarray = field(repr=False)
     indices: np.ndarray = field(repr=False)
     explained: float
-    explained_place_free: float
+    explained_centered: float
     channel_mean: np.ndarray = field(repr=False)
     channel_std: np.ndarray = field(repr=False)
     grid: tuple[int, int]
@@ -71,7 +71,7 @@ class LatentPictures(Result):
         self._draw_channels(figure)
         subtitle = (
             f"three principal components as colors: {100 * self.explained:.0f} % of the variance,"
-            f" {100 * self.explained_place_free:.0f} % without place means · grid"
+            f" {100 * self.explained_centered:.0f} % without position means · grid"
             f" {self.grid[0]} × {self.grid[1]} · seed {self.seed}"
         )
         figure.update_layout(title={"text": "Latent pictures", "subtitle": {"text": subtitle}})
@@ -99,10 +99,10 @@ class LatentPictures(Result):
         """State the share of the variance in the colors, and the range of the deviations."""
         return (
             f"Three components hold {100 * self.explained:.0f} % of the variance of the tokens,"
-            f" {100 * self.explained_place_free:.0f} % without the means of places. The deviations"
-            f" of the {len(self.channel_std)} channels range from {self.channel_std.min():.3g} to"
-            f" {self.channel_std.max():.3g}, their means from {self.channel_mean.min():.3g} to"
-            f" {self.channel_mean.max():.3g}.{self.subset_note()}"
+            f" {100 * self.explained_centered:.0f} % without the means of token positions. The"
+            f" deviations of the {len(self.channel_std)} channels range from"
+            f" {self.channel_std.min():.3g} to {self.channel_std.max():.3g}, their means from"
+            f" {self.channel_mean.min():.3g} to {self.channel_mean.max():.3g}.{self.subset_note()}"
         )
 
     def _draw_channels(self, figure: go.Figure) -> None:
@@ -180,7 +180,7 @@ def latent_pictures(
     drawable = np.flatnonzero(scaled.images < len(images))
     positions = np.sort(np.random.default_rng(seed).permutation(drawable)[:count])
     pictures, explained = component_colors(scaled, positions)
-    free_pictures, explained_place_free = component_colors(scaled.place_free(), positions)
+    free_pictures, explained_centered = component_colors(scaled.centered_by_position(), positions)
     indices = scaled.images[positions]
     originals = np.asarray(images[indices])
     size = originals.shape[1:3]
@@ -191,7 +191,7 @@ def latent_pictures(
         ),
         indices=indices,
         explained=explained,
-        explained_place_free=explained_place_free,
+        explained_centered=explained_centered,
         channel_mean=stats.channel_mean,
         channel_std=stats.channel_std,
         grid=grid,

@@ -38,7 +38,7 @@ class ScaledLatents:
         What is subtracted.
     factor : ndarray of float64, shape (channels,)
         What is multiplied; 0 for a constant channel.
-    place_mean, place_variance : ndarray of float64, shape (tokens, channels)
+    position_mean, position_variance : ndarray of float64, shape (tokens, channels)
         Moments of the latents before scaling, over the images.
     scaling : {"by channel", "all alike"}
     selection : Subset or None
@@ -50,8 +50,8 @@ class ScaledLatents:
     tokens: int
     shift: np.ndarray
     factor: np.ndarray
-    place_mean: np.ndarray
-    place_variance: np.ndarray
+    position_mean: np.ndarray
+    position_variance: np.ndarray
     scaling: Scaling
     selection: Subset | None
 
@@ -115,8 +115,8 @@ class ScaledLatents:
             tokens=tokens,
             shift=np.zeros((tokens, channels)),
             factor=np.ones(channels),
-            place_mean=np.zeros((tokens, channels)),
-            place_variance=np.zeros((tokens, channels)),
+            position_mean=np.zeros((tokens, channels)),
+            position_variance=np.zeros((tokens, channels)),
             scaling=scaling,
             selection=selection,
         )
@@ -128,7 +128,7 @@ class ScaledLatents:
                 " have the same."
             )
         return replace(
-            unscaled, shift=shift, factor=factor, place_mean=mean, place_variance=variance
+            unscaled, shift=shift, factor=factor, position_mean=mean, position_variance=variance
         )
 
     def __len__(self) -> int:
@@ -144,16 +144,16 @@ class ScaledLatents:
         """Numbers per image: tokens times channels."""
         return self.tokens * self.channels
 
-    def place_free(self) -> "ScaledLatents":
-        """Return the latents less the mean of each place, scaled again.
+    def centered_by_position(self) -> "ScaledLatents":
+        """Return the latents less the mean of each token position, scaled again.
 
-        A generator with positions learns the mean of a place at once.
+        A generator with positional embeddings learns these means at once.
         """
-        free_variance = self.place_variance.mean(axis=0)
+        free_variance = self.position_variance.mean(axis=0)
         if self.scaling == "all alike":
             free_variance = np.full_like(free_variance, free_variance.mean())
         factor = np.where(self.factor > 0, _inverse_root(free_variance), 0.0)
-        return replace(self, shift=self.place_mean, factor=factor)
+        return replace(self, shift=self.position_mean, factor=factor)
 
     def with_scale(self, mean: np.ndarray, std: np.ndarray) -> "ScaledLatents":
         """Return the latents scaled by other numbers, such as those of a generator.

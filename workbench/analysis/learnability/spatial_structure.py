@@ -6,9 +6,9 @@
 - *RMSC*, the spread of the unit tokens of an image around their mean. It needs no grid.
 
 Distances are Manhattan distances between cells. White noise and shuffled positions have LDS and CDS
-of 0. Means of places pass for structure, so every value is also given without them, and without
-the mean token of each image. SRSS, which compares tokens inside and outside of objects, needs
-object masks, which evidence does not have.
+of 0. Means of token positions look like structure, so every value is also given without them, and
+without the mean token of each image. SRSS, which compares tokens inside and outside of objects,
+needs object masks, which evidence does not have.
 
 References
 ----------
@@ -31,12 +31,12 @@ from workbench.core.errors import NotApplicable
 
 MIN_IMAGES = 10
 RAW = "raw"
-PLACE_FREE = "without place means"
+CENTERED = "without position means"
 IMAGE_FREE = "without image means"
 NAN = float("nan")
 CONTESTED = (
-    "No direction: published correlations are of values that place means raise, and on small grids"
-    " very smooth latents lose LDS again."
+    "No direction: published correlations are of values that position means raise, and on small"
+    " grids very smooth latents lose LDS again."
 )
 UNTESTED_RMSC = "No direction: arXiv 2606.03578 does not report it."
 
@@ -63,7 +63,7 @@ class SpatialVariant:
     Attributes
     ----------
     name : str
-        `raw`, `without place means` or `without image means`.
+        `raw`, `without position means` or `without image means`.
     lds, cds, rmsc : StructureValue
     correlogram : ndarray of float64, shape (m,)
         Mean cosine of two tokens at each distance; empty without a grid.
@@ -87,7 +87,7 @@ class SpatialStructure(LatentsResult):
     Attributes
     ----------
     variants : tuple of SpatialVariant
-        Raw, without place means, and without image means.
+        Raw, without position means, and without image means.
     distances : ndarray of int, shape (m,)
         Manhattan distances, from 1; empty without a grid.
     side : int
@@ -112,18 +112,24 @@ class SpatialStructure(LatentsResult):
         return float(np.sqrt(1 - 1 / self.tokens))
 
     def perspectives(self) -> tuple[Perspective, ...]:
-        """Return LDS, raw and without place means, CDS and RMSC without place means."""
-        raw, free = self[RAW], self[PLACE_FREE]
+        """Return LDS, raw and without position means, CDS and RMSC without position means."""
+        raw, free = self[RAW], self[CENTERED]
         return (
             self._perspective("LDS", "near less distant cosine of tokens", raw.lds, on_grid=True),
             self._perspective(
-                "LDS, place-free", "LDS without the means of places", free.lds, on_grid=True
+                "LDS, position-centered",
+                "LDS without the means of token positions",
+                free.lds,
+                on_grid=True,
             ),
             self._perspective(
-                "CDS, place-free", "decay of the cosine of tokens by cell", free.cds, on_grid=True
+                "CDS, position-centered",
+                "decay of the cosine of tokens by cell",
+                free.cds,
+                on_grid=True,
             ),
             self._perspective(
-                "RMSC, place-free", "spread of the unit tokens of an image", free.rmsc
+                "RMSC, position-centered", "spread of the unit tokens of an image", free.rmsc
             ),
         )
 
@@ -153,18 +159,18 @@ class SpatialStructure(LatentsResult):
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """State LDS with and without means of places, or the reason for its absence, and RMSC."""
-        raw, free = self[RAW], self[PLACE_FREE]
+        """State LDS with and without position means, or why it does not exist, and RMSC."""
+        raw, free = self[RAW], self[CENTERED]
         rmsc = (
             f"The unit tokens of an image have a spread (RMSC) of {raw.rmsc.value:.3f}"
-            f" ({free.rmsc.value:.3f} without place means; unrelated tokens:"
+            f" ({free.rmsc.value:.3f} without position means; unrelated tokens:"
             f" {self.null_rmsc:.3f})."
         )
         if self.missing:
             return f"{rmsc} {self.missing}{self.subset_note()}"
         return (
             f"Near tokens are more similar than distant ones by a cosine of {raw.lds.value:.3f}"
-            f" (LDS; {free.lds.value:.3f} without place means; white noise: 0). {rmsc}"
+            f" (LDS; {free.lds.value:.3f} without position means; white noise: 0). {rmsc}"
             f" Compare LDS and CDS only at equal grids.{self.subset_note()}"
         )
 
@@ -221,7 +227,7 @@ def spatial_structure(
     Returns
     -------
     SpatialStructure
-        LDS, CDS and RMSC, raw, without place means and without image means.
+        LDS, CDS and RMSC, raw, without position means and without image means.
 
     Raises
     ------
@@ -256,7 +262,7 @@ def spatial_structure(
     side = 0 if fault or grid is None else grid[0]
     variants = (
         _variant(RAW, scaled, side, image_free=False),
-        _variant(PLACE_FREE, scaled.place_free(), side, image_free=False),
+        _variant(CENTERED, scaled.centered_by_position(), side, image_free=False),
         _variant(IMAGE_FREE, scaled, side, image_free=True),
     )
     return SpatialStructure(

@@ -28,11 +28,11 @@ MAX_POOLED_IMAGES = 2000  # whose spectrum is computed for comparison
 QUANTILES = (0.25, 0.5)
 NUM_RESAMPLES = 500
 RAW = "raw"
-PLACE_FREE = "without place means"
+CENTERED = "without position means"
 IMAGES = "images, pooled to the grid"
 CONTESTED = (
     "No direction: less energy went with better gFID in arXiv 2606.03578, but over-smooth latents"
-    " generate worse in arXiv 2603.14645, and place means lower it."
+    " generate worse in arXiv 2603.14645, and position means lower it."
 )
 
 
@@ -43,7 +43,7 @@ class EnergySpectrum:
     Attributes
     ----------
     name : str
-        `raw`, `without place means` or `images, pooled to the grid`.
+        `raw`, `without position means` or `images, pooled to the grid`.
     energy : ndarray of float64, shape (2 * side - 1,)
         Mean energy of the cells at each frequency u + v.
     high_shares : ndarray of float64, shape (2, 3)
@@ -65,7 +65,7 @@ class SpectralEnergy(LatentsResult):
     Attributes
     ----------
     spectra : tuple of EnergySpectrum
-        Raw, without place means, and that of the images if they can be pooled to the grid.
+        Raw, without position means, and that of the images if they can be pooled to the grid.
     white_noise : ndarray of float64, shape (2,)
         SEC at .25 and .5 of white noise.
     note : str
@@ -89,19 +89,19 @@ class SpectralEnergy(LatentsResult):
         return self.spectra[0]
 
     @property
-    def place_free(self) -> EnergySpectrum:
-        """The spectrum without the means of places."""
+    def centered(self) -> EnergySpectrum:
+        """The spectrum without the means of token positions."""
         return self.spectra[1]
 
     def perspectives(self) -> tuple[Perspective, ...]:
-        """Return SEC at .5, raw and without place means, and the slope next to the images'."""
+        """Return SEC at .5, raw and without position means, and the slope next to the images'."""
         columns = [
             self._high_share(self.raw, "SEC .5"),
-            self._high_share(self.place_free, "SEC .5, place-free"),
+            self._high_share(self.centered, "SEC .5, position-centered"),
         ]
         images = self.get(IMAGES)
         if images is not None:
-            value, low, high = self.place_free.slope - images.slope[0]
+            value, low, high = self.centered.slope - images.slope[0]
             columns.append(
                 Perspective(
                     name="slope excess",
@@ -153,16 +153,16 @@ class SpectralEnergy(LatentsResult):
     def summary(self) -> str:
         """State the share of high frequencies next to white noise and the images, and slopes."""
         images = self.get(IMAGES)
-        high, free = self.raw.high_shares[1][0], self.place_free.high_shares[1][0]
+        high, free = self.raw.high_shares[1][0], self.centered.high_shares[1][0]
         pooled = "" if images is None else f", pooled images: {100 * images.high_shares[1][0]:.1f}"
         sentences = [
             f"{100 * high:.1f} % of the energy is in the upper half of the frequencies"
-            f" ({100 * free:.1f} % without place means; white noise:"
+            f" ({100 * free:.1f} % without position means; white noise:"
             f" {100 * self.white_noise[1]:.1f} %{pooled}{' %' if pooled else ''})."
         ]
         if images is not None:
             sentences.append(
-                f"The spectrum falls with a slope of {self.place_free.slope[0]:.2f}, that of the"
+                f"The spectrum falls with a slope of {self.centered.slope[0]:.2f}, that of the"
                 f" images with {images.slope[0]:.2f}."
             )
         if self.note:
@@ -222,7 +222,7 @@ def spectral_energy(
     Returns
     -------
     SpectralEnergy
-        Energies, their high share and their slope, raw and without place means.
+        Energies, their high share and their slope, raw and without position means.
 
     Raises
     ------
@@ -256,10 +256,13 @@ def spectral_energy(
     if fault or grid is None:
         raise NotApplicable(f"Spectral energy needs {fault}.")
     side = grid[0]
-    spectra = [_spectrum(RAW, scaled, side), _spectrum(PLACE_FREE, scaled.place_free(), side)]
+    spectra = [
+        _spectrum(RAW, scaled, side),
+        _spectrum(CENTERED, scaled.centered_by_position(), side),
+    ]
     pooled, note = _pooled(images, side, seed)
     if pooled is not None:
-        spectra.append(_spectrum(IMAGES, pooled.place_free(), side))
+        spectra.append(_spectrum(IMAGES, pooled.centered_by_position(), side))
     is_high = np.array([_is_high(side, quantile) for quantile in QUANTILES])
     cells = _cells_by_frequency(side)
     return SpectralEnergy(

@@ -1,4 +1,4 @@
-"""Shares of the variance of latents: of places, of classes, and within classes."""
+"""Shares of the variance of latents: of positions, of classes, and within classes."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,18 @@ class VarianceShares:
 
     Attributes
     ----------
-    place : float
-        Share of the mean of each place, the same vector for all images.
+    position : float
+        Share of the mean of each token position, the same vector for all images.
     class_ : float
-        Share of the mean of each class at each place, less that of the place. NaN without labels.
+        Share of the mean of each class at each position, less that of the position. NaN without
+        labels.
     class_null : float
         Expected value of `class_` for shuffled labels, at which each mean of a class is noise.
     within : float
-        The remaining share: within classes, or within places without labels.
+        The remaining share: within classes, or within positions without labels.
     """
 
-    place: float
+    position: float
     class_: float
     class_null: float
     within: float
@@ -34,15 +35,15 @@ class VarianceShares:
         return max(self.class_ - self.class_null, 0.0)
 
 
-def place_and_residual(latents: ScaledLatents) -> tuple[float, float]:
-    """Return the mean square of the place means, and of the latents around them."""
-    place_means = (latents.place_mean - latents.shift) * latents.factor
-    variance = latents.place_variance * np.square(latents.factor)
-    return float(np.square(place_means).mean()), float(variance.mean())
+def position_and_residual(latents: ScaledLatents) -> tuple[float, float]:
+    """Return the mean square of the position means, and of the latents around them."""
+    position_means = (latents.position_mean - latents.shift) * latents.factor
+    variance = latents.position_variance * np.square(latents.factor)
+    return float(np.square(position_means).mean()), float(variance.mean())
 
 
 def class_means(latents: ScaledLatents, target: np.ndarray, num_classes: int) -> np.ndarray:
-    """Compute the mean of each class at each place.
+    """Compute the mean of each class at each token position.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def class_means(latents: ScaledLatents, target: np.ndarray, num_classes: int) ->
 def variance_shares(
     latents: ScaledLatents, means: np.ndarray | None, sizes: np.ndarray | None
 ) -> VarianceShares:
-    """Split the mean square of the latents into places, classes and the rest.
+    """Split the mean square of the latents into positions, classes and the rest.
 
     Parameters
     ----------
@@ -85,20 +86,20 @@ def variance_shares(
     VarianceShares
         With sum 1.
     """
-    place, residual = place_and_residual(latents)
-    total = place + residual
+    position, residual = position_and_residual(latents)
+    total = position + residual
     if means is None or sizes is None:
         nan = float("nan")
         return VarianceShares(
-            place=place / total, class_=nan, class_null=nan, within=residual / total
+            position=position / total, class_=nan, class_null=nan, within=residual / total
         )
-    place_means = (latents.place_mean - latents.shift) * latents.factor
-    between = np.square(means - place_means).mean(axis=(1, 2))
+    position_means = (latents.position_mean - latents.shift) * latents.factor
+    between = np.square(means - position_means).mean(axis=(1, 2))
     class_ = float((sizes * between).sum() / sizes.sum())
     # The mean over all permutations of the labels is exact: one degree of freedom per class.
     null = residual * (len(sizes) - 1) / (len(latents) - 1)
     return VarianceShares(
-        place=place / total,
+        position=position / total,
         class_=class_ / total,
         class_null=null / total,
         within=(residual - class_) / total,

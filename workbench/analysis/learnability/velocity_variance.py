@@ -112,7 +112,7 @@ class VelocityVariance(LatentsResult):
         Reasons for missing estimates, one sentence each.
     classes : int
         Number of classes; 0 without labels.
-    place_free : bool
+    center_positions : bool
     """
 
     estimates: tuple[VarianceEstimate, ...]
@@ -124,7 +124,7 @@ class VelocityVariance(LatentsResult):
     flow: FlowLoss | None
     notes: tuple[str, ...]
     classes: int
-    place_free: bool
+    center_positions: bool
 
     @property
     def numbers(self) -> int:
@@ -182,7 +182,7 @@ class VelocityVariance(LatentsResult):
             ]
         rows += [
             {"measure": "entanglement", "value": self.entanglement, "null": 1.0},
-            {"measure": "share of places", "value": self.shares.place, "null": 0.0},
+            {"measure": "share of position means", "value": self.shares.position, "null": 0.0},
             {
                 "measure": "share of classes",
                 "value": self.shares.class_,
@@ -214,9 +214,9 @@ class VelocityVariance(LatentsResult):
     def _shares_sentence(self) -> str:
         share = self.shares
         if np.isnan(share.class_):
-            return f"{100 * share.place:.1f} % of the variance are means of places."
+            return f"{100 * share.position:.1f} % of the variance are means of token positions."
         return (
-            f"{100 * share.place:.1f} % of the variance are means of places,"
+            f"{100 * share.position:.1f} % of the variance are means of token positions,"
             f" {100 * share.class_:.1f} % means of classes (shuffled labels:"
             f" {100 * share.class_null:.1f} %), and {100 * share.within:.1f} % are within classes."
         )
@@ -263,17 +263,17 @@ class VelocityVariance(LatentsResult):
         ]
 
     def _shares(self) -> list[Perspective]:
-        place = Perspective(
-            name="place share",
+        position = Perspective(
+            name="position share",
             meaning="share of the variance of a mean vector per token position",
-            value=self.shares.place,
+            value=self.shares.position,
             null=0.0,
             null_case="equal means",
             reason="Place means raise other measures without being structure of the images.",
             conditions=self._scale_conditions(),
         )
         if np.isnan(self.shares.class_):
-            return [place]
+            return [position]
         class_ = Perspective(
             name="class share",
             meaning="share of the variance of class means, less that of shuffled labels",
@@ -283,11 +283,11 @@ class VelocityVariance(LatentsResult):
             reason=NOT_TESTED,
             conditions=(("classes", str(self.classes)), *self._scale_conditions()),
         )
-        return [class_, place]
+        return [class_, position]
 
     def _scale_conditions(self) -> Conditions:
-        place_means = "removed" if self.place_free else "kept"
-        return (("scaling", self.scaling), ("place means", place_means))
+        position_means = "removed" if self.center_positions else "kept"
+        return (("scaling", self.scaling), ("position means", position_means))
 
 
 def velocity_variance(
@@ -297,7 +297,7 @@ def velocity_variance(
     active: np.ndarray | None = None,
     evidences: Sequence[Evidence] = (),
     *,
-    place_free: bool = False,
+    center_positions: bool = False,
     scaling: Scaling = "by channel",
     max_images: Annotated[int, Range(500, 50_000, 500)] = 20_000,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -320,7 +320,7 @@ def velocity_variance(
     evidences : sequence of Evidence
         The tokenizer's evidence first. The loss of the first flow that was trained on it is drawn
         next to the curve.
-    place_free : bool
+    center_positions : bool
         Subtract the mean of each token position first, and scale again.
     scaling : {"by channel", "all alike"}
         Scale each channel or all numbers to variance 1.
@@ -362,10 +362,10 @@ def velocity_variance(
         scaling=scaling,
         seed=seed,
     )
-    if place_free:
-        scaled = scaled.place_free()
+    if center_positions:
+        scaled = scaled.centered_by_position()
     target, sizes = _classes(scaled, labels)
-    # Without labels there is one class, whose means are those of the places.
+    # Without labels there is one class, whose means are those of the positions.
     means = class_means(scaled, target, len(sizes))
     times = np.linspace(0, 1, NUM_TIMES)
     spectra, notes = _class_spectra(scaled, target, sizes) if labels is not None else ([], [])
@@ -392,7 +392,7 @@ def velocity_variance(
         channels=scaled.channels,
         classes=len(sizes) if labels is not None else 0,
         scaling=scaling,
-        place_free=place_free,
+        center_positions=center_positions,
     )
 
 
@@ -470,9 +470,9 @@ def _label_free(latents: ScaledLatents, seed: int) -> list[VarianceEstimate]:
     spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
     estimates = [VarianceEstimate(name=LABEL_FREE, covariance="separable", spectrum=spectrum)]
     if has_full_covariance(len(latents) - 1, latents.numbers):
-        place_means = (latents.place_mean - latents.shift) * latents.factor
+        position_means = (latents.position_mean - latents.shift) * latents.factor
         target = np.zeros(len(latents), np.int64)
-        spectrum = full_spectrum(latents, place_means[None], target)
+        spectrum = full_spectrum(latents, position_means[None], target)
         estimates.append(
             VarianceEstimate(name=LABEL_FREE_FULL, covariance="full", spectrum=spectrum)
         )

@@ -30,8 +30,8 @@ LINES = {
 WHITE_NOISE_LINE = {"color": COLORS[6], "dash": "dashdot"}
 BAND_COLOR = "rgba(0,114,178,0.2)"
 EXCESS_COLOR = "rgba(213,94,0,0.2)"
-SHARE_COLORS = {"place": COLORS[6], "class": COLORS[1], "within": COLORS[0]}
-TEXT_COLORS = {"place": "white", "class": "black", "within": "white"}
+SHARE_COLORS = {"position": COLORS[6], "class": COLORS[1], "within": COLORS[0]}
+TEXT_COLORS = {"position": "white", "class": "black", "within": "white"}
 MIN_LABELED_PERCENT = 6  # narrower parts of the bar have no room for their number
 
 
@@ -50,7 +50,9 @@ def draw(result: VelocityVariance) -> go.Figure:
     _draw_curves(figure, result)
     _draw_spectra(figure, result)
     _draw_shares(figure, result)
-    scale = f"scaled {result.scaling}" + (", place means removed" if result.place_free else "")
+    scale = f"scaled {result.scaling}" + (
+        ", position means removed" if result.center_positions else ""
+    )
     subtitle = (
         f"n = {result.sample_text(result.images)},"
         f" {result.tokens} tokens of {result.channels} channels, {scale}"
@@ -166,7 +168,7 @@ def _draw_spectra(figure: go.Figure, result: VelocityVariance) -> None:
 
 def _draw_shares(figure: go.Figure, result: VelocityVariance) -> None:
     shares = result.shares
-    values = {"within": shares.within, "class": shares.class_, "place": shares.place}
+    values = {"within": shares.within, "class": shares.class_, "position": shares.position}
     for name, value in values.items():
         if np.isnan(value):
             continue

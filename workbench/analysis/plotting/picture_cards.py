@@ -150,8 +150,8 @@ def _box(picture: Picture) -> str:
     if picture.box is None:
         return ""
     left, top, width, height = (f"{100 * value:.2f}%" for value in picture.box)
-    place = f"left: {left}; top: {top}; width: {width}; height: {height}"
-    return f'<div class="wb-box" style="{place}; color: {html.escape(picture.color)}"></div>'
+    box_style = f"left: {left}; top: {top}; width: {width}; height: {height}"
+    return f'<div class="wb-box" style="{box_style}; color: {html.escape(picture.color)}"></div>'
 
 
 def _dot(color: str) -> str:

@@ -39,10 +39,10 @@ def apply_theme(figure: go.Figure, *, dark: bool = False) -> go.Figure:
     plotly.graph_objects.Figure
         The same figure.
     """
-    own = figure.layout.margin
+    margin = figure.layout.margin
     figure.update_layout(
         template=_template(dark),
-        margin={side: size for side, size in MARGIN.items() if own[side] is None},
+        margin={side: size for side, size in MARGIN.items() if margin[side] is None},
         font={
             "family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
             "size": 13,

@@ -131,8 +131,8 @@ class GenerationPrediction(Result):
 
     def summary(self) -> str:
         """State the expected order, and the place of each run on the published table."""
-        places = _place_sentences(self.placements)
-        return " ".join([self.expectation.sentence(), *places, self._calibration_sentence()])
+        placements = _place_sentences(self.placements)
+        return " ".join([self.expectation.sentence(), *placements, self._calibration_sentence()])
 
     def _calibration_sentence(self) -> str:
         published = [

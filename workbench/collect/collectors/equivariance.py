@@ -97,7 +97,7 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
 
     Returns
     -------
-    raw, place_free : float
+    raw, centered : float
         Mean squared difference divided by the variance over images at each position. The second
         is without the mean of each position: 0 is exact, 1 a constant, and 2 unrelated latents.
     """
@@ -111,8 +111,8 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
     if not variance > 0:
         return float("nan"), float("nan")
     raw = (first - second).square().sum() / variance
-    place_free = (centered_first - centered_second).square().sum() / variance
-    return raw.item(), place_free.item()
+    centered = (centered_first - centered_second).square().sum() / variance
+    return raw.item(), centered.item()
 
 
 def _is_defined(model: Tokenizer, images: Images, name: str) -> bool:

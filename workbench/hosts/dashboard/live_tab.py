@@ -124,8 +124,8 @@ class LiveTab:
         if self.compare.value:
             runs += [self.workspace.run(name) for name in view.runs[1:]]
         if self.model is not None:
-            shown = (self.model.run, *self.model.compare_with)
-            if [run.folder for run in shown] == [run.folder for run in runs]:
+            present = (self.model.run, *self.model.compare_with)
+            if [run.folder for run in present] == [run.folder for run in runs]:
                 return None
         model = LiveModel(runs[0], compare_with=runs[1:])
         model.run_colors = self.workspace.run_colors

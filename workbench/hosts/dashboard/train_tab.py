@@ -300,7 +300,7 @@ class TrainTab:
         series = re.sub(r"-\d+$", "", stem)
         stem = series if series in taken else stem
         names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
-        return next(one for one in names if one not in taken)
+        return next(candidate for candidate in names if candidate not in taken)
 
     def _when_done(self, future: Future[Any], action: Any) -> None:
         if future.done():

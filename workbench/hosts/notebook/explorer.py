@@ -314,8 +314,8 @@ class ExplorerView:
         }
         for widget in self.controls.values():
             widget.observe(self._on_change, "value")
-        own = (self.side_by_side,) if is_of_one_run(name) else ()
-        self.row.children = (*own, *self.controls.values())
+        switches = (self.side_by_side,) if is_of_one_run(name) else ()
+        self.row.children = (*switches, *self.controls.values())
         self._on_change()
 
     def _on_change(self, _: Any = None) -> None:

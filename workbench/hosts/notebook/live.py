@@ -79,9 +79,11 @@ def watch(
     UserError
         If the step has no preview images, or there is no such axis.
     """
-    others = [_open(other) for other in compare_with]
+    compared_runs = [_open(other) for other in compare_with]
     coerce(X, "x", x)
-    model = LiveModel(_open(run), compare_with=others, x=x, log=log, smoothing=smoothing, step=step)
+    model = LiveModel(
+        _open(run), compare_with=compared_runs, x=x, log=log, smoothing=smoothing, step=step
+    )
     return Watch(model)
 
 
