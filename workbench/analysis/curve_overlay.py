@@ -100,7 +100,7 @@ def _is_curve(trace: Any) -> bool:
 
 
 def _frame(figure: go.Figure) -> dict[str, Any]:
-    """Return what figures must have in common: axes, marks and texts, without their places."""
+    """Return what figures must have in common: axes, marks and texts, without their positions."""
     layout = figure.layout.to_plotly_json()
     axes = {
         name: (axis.get("title", {}).get("text"), axis.get("type"), str(axis.get("ticktext")))

@@ -39,7 +39,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Panel:
-    """The place of one figure in the stack.
+    """The position of one figure in the stack.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ def _has_legend_below(layout: Json) -> bool:
 
 
 def _panels(figures: list[Json]) -> tuple[list[Panel], float]:
-    """Return the places of the figures, and the height of all of them in pixels."""
+    """Return the positions of the figures, and the height of all of them in pixels."""
     layouts = [figure["layout"] for figure in figures]
     heights = [layout.get("height") or DEFAULT_HEIGHT_PX for layout in layouts]
     tops = [_margin(figure, "t") for figure in figures]

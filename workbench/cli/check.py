@@ -17,9 +17,9 @@ def check(
     ],
     trust: TrustOption = None,
 ) -> None:
-    """Check that a tokenizer of your own keeps what the workbench expects of every tokenizer.
+    """Test your own tokenizer against the contract that every tokenizer keeps.
 
-    Settings that are not named have their defaults. Small sizes make the checks fast.
+    Settings that are not given have their defaults. Small sizes make the checks fast.
 
     \b
     workbench check my_module:MyTokenizer --trust my_module --dim 8

@@ -38,7 +38,7 @@ def collect(
 ) -> None:
     """Run a trained model on held-out images and save the arrays that analyses read.
 
-    A collection that was killed is resumed by the same command.
+    The same command resumes a collection that was killed.
 
     \b
     workbench collect runs/a
@@ -97,7 +97,7 @@ def statistics(
         int | None, typer.Option(help="Largest number of images; all by default.", min=1)
     ] = None,
 ) -> None:
-    """Write mean and covariance of features of a reference set, as the evaluator of ADM reads them.
+    """Write statistics of a reference set's features, in the format of ADM's evaluator.
 
     \b
     workbench statistics path/to/images --side 256 --out reference.npz
@@ -145,7 +145,7 @@ def export(
 ) -> None:
     """Write latents, codes or images to files for other programs.
 
-    latent_stats.json has mean, deviation, scale and shift of the latents.
+    latent_stats.json contains the mean, standard deviation, scale and shift of the latents.
 
     \b
     workbench export runs/a --latents --split train --out latents/a

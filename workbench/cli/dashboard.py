@@ -18,18 +18,20 @@ def dashboard(
     ] = DEFAULT_PORT,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
     address: Annotated[
-        str, typer.Option(help="The address to listen at; only this machine by default.")
+        str, typer.Option(help="The address to listen on; by default only for this machine.")
     ] = "127.0.0.1",
     token: Annotated[
         bool, typer.Option("--token/--no-token", help="Require the token of the printed link.")
     ] = True,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another Host header to answer, such as a proxy's.", metavar="HOST"),
+        typer.Option(
+            help="A further Host header to accept, such as that of a proxy.", metavar="HOST"
+        ),
     ] = None,
     origin: Annotated[
         list[str] | None,
-        typer.Option(help="Another origin whose pages may connect.", metavar="ORIGIN"),
+        typer.Option(help="A further origin whose pages may connect.", metavar="ORIGIN"),
     ] = None,
     trust: TrustOption = None,
 ) -> None:

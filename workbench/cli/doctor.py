@@ -29,10 +29,10 @@ PACKAGES = {
 def doctor(
     context: typer.Context,
     recipe: Annotated[
-        str | None, typer.Option(help="Measure the training of this recipe of a tokenizer.")
+        str | None, typer.Option(help="Measure the training of this tokenizer recipe.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The images to measure with; those of the recipe if absent.")
+        str | None, typer.Option(help="The images to measure with; by default those of the recipe.")
     ] = None,
 ) -> None:
     """Print what is installed and missing, or measure how fast a recipe trains, and why.

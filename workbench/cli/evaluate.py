@@ -48,13 +48,13 @@ def evaluate(
     value_range: Annotated[
         str | None,
         typer.Option(
-            help="Black and white of images with more than 8 bits, as in 0,4095.",
+            help="Pixel values of black and white in images of more than 8 bits, as in 0,4095.",
             metavar="LOW,HIGH",
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
     pictures: PicturesOption = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
     reference: ReferenceFile = None,
@@ -78,7 +78,7 @@ def evaluate(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Evaluations of a sweep at once; one per core by default.", min=1),
+        typer.Option(help="Parallel evaluations in a sweep; one per core by default.", min=1),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -87,8 +87,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model that was trained elsewhere, as a run that contains no weights.
 
-    Other options are those of the family, as in --config model.yaml. An evaluation that was killed
-    is resumed by the same command.
+    Further options are passed to the loader of the family, as in --config model.yaml. The same
+    command resumes an evaluation that was killed.
 
     \b
     workbench evaluate diffusers:stabilityai/sd-vae-ft-mse --data imagenet/val --out runs/sd-vae

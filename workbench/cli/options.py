@@ -21,7 +21,7 @@ FeatureExtractorName = Annotated[
 ]
 ReferenceFile = Annotated[
     Path | None,
-    typer.Option(help="Reference statistics or images, as an .npz of ADM's evaluator."),
+    typer.Option(help="Reference statistics or images, an .npz file in the format of ADM."),
 ]
 Guidance = Annotated[
     float, typer.Option(help="Scale of classifier-free guidance of a generator's samples.")
@@ -35,9 +35,11 @@ SkippedCollectors = Annotated[
 ]
 RequestedCollectors = Annotated[
     list[str] | None,
-    typer.Option(help="Run this collector as well, which runs only on request; repeatable."),
+    typer.Option(help="Also run this collector, which runs only on request; repeatable."),
 ]
 PicturesOption = Annotated[
     int,
-    typer.Option(help="Images whose pictures are stored; all contribute numbers.", min=1),
+    typer.Option(
+        help="Number of images whose pictures are stored; statistics use all images.", min=1
+    ),
 ]

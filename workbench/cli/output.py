@@ -4,5 +4,5 @@ import warnings
 
 
 def shorten_warnings() -> None:
-    """Print warnings, as of skipped images, without their source line."""
+    """Print warnings, such as those about skipped images, without their source line."""
     warnings.formatwarning = lambda message, *_: f"workbench: {message}\n"

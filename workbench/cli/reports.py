@@ -51,7 +51,7 @@ def sweep(
     ],
     grid: Annotated[
         str | None,
-        typer.Option(help="Values of parameters; every combination becomes a report."),
+        typer.Option(help="Values of parameters; each combination becomes a report."),
     ] = None,
     points: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Reports at the same time; one per core by default.", min=1),
+        typer.Option(help="Number of parallel reports; one per core by default.", min=1),
     ] = None,
     memory: Annotated[str, typer.Option(help="The memory limit of one report.")] = "2GB",
     scheduler: Annotated[

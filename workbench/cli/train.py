@@ -56,7 +56,7 @@ def train(
     latents: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of latents or codes for a generator, in place of the tokenizer's own."
+            help="A folder of latents or codes for a generator, instead of the tokenizer's own."
         ),
     ] = None,
     collect: Annotated[bool, typer.Option(help="Collect evidence after training.")] = True,

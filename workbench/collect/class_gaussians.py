@@ -1,4 +1,4 @@
-"""One Gaussian per class, fitted to latents: what a generator draws that knows second moments."""
+"""One Gaussian per class, fitted to latents: the samples of a model of only two moments."""
 
 from dataclasses import dataclass
 

@@ -92,7 +92,7 @@ def missing_extra(package: str, extra: str, purpose: str = "This command") -> Us
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True if an exception says that memory could not be allocated.
+    """Return True if an exception reports that memory could not be allocated.
 
     Parameters
     ----------

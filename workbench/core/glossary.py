@@ -58,7 +58,7 @@ CONTROLS = {
     "patches": Term(
         "Largest errors",
         "The square of a quarter of the side with the largest error: outlined for each run, or"
-        " enlarged at the same place for all runs.",
+        " enlarged at the same position for all runs.",
     ),
     "image": Term("Image", "Index of the image whose most similar images are shown."),
     "similar_images.neighbors": Term(

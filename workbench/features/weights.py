@@ -1,4 +1,4 @@
-"""Files of published weights: where they are looked for, and how they are obtained.
+"""Files of published weights: where they are searched, and how they are obtained.
 
 A file is used from, in this order: a path that the user names, an environment variable, an
 installed package that ships it, and the cache of torch hub. Only a network that the user names is

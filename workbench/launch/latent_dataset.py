@@ -152,7 +152,7 @@ def _has_hard_codes(model: Tokenizer, run: Run) -> bool:
     """Return True if the codes of a tokenizer determine its latents."""
     data = run.config.data
     if not model.discrete and data is not None and data.side and data.channels:
-        # A wrapped pair of functions knows its kind of tokens after it has encoded an image.
+        # Wrapped functions have a known kind of tokens only after they have encoded an image.
         model.encode(torch.zeros(1, data.channels, *ImageSize.of(data.side)))
     return model.discrete
 

@@ -58,7 +58,7 @@ class Leftover:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new path next to another, whose name tells that this process writes it.
+    """Return a new path next to another, whose name marks this process as its writer.
 
     Its random part distinguishes it from other paths of this process.
     """

@@ -100,7 +100,7 @@ def same_shape(subject: Subject) -> None:
 
 
 def grid_is_declared(subject: Subject) -> None:
-    """Check that the grid of the tokens is the model's, and has as many places as tokens."""
+    """Check that the grid of the tokens is the model's, and has as many cells as tokens."""
     model = subject.make()
     tokens = model.encode(subject.images())
     if tokens.grid != model.grid:
@@ -131,7 +131,7 @@ def independent_images(subject: Subject) -> None:
     tokens, permuted = model.encode(images), model.encode(images[order])
     single = model.encode(images[:1])
     if not _close(permuted.latents, tokens.latents[order]):
-        raise BrokenPromise("The latents of an image depend on its place in the batch.")
+        raise BrokenPromise("The latents of an image depend on its position in the batch.")
     if not _close(single.latents, tokens.latents[:1]):
         raise BrokenPromise("The latents of an image depend on the other images of the batch.")
     if not _close(model.decode(permuted), model.decode(tokens)[order]):
@@ -140,7 +140,7 @@ def independent_images(subject: Subject) -> None:
     if codes is None or permuted_codes is None:
         return
     if not torch.equal(permuted_codes, codes[order]):
-        raise BrokenPromise("The codes of an image depend on its place in the batch.")
+        raise BrokenPromise("The codes of an image depend on its position in the batch.")
 
 
 def codes_index_codebook(subject: Subject) -> None:

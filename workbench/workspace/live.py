@@ -215,7 +215,7 @@ class LiveModel:
         return steps[-1] if selected is None or selected not in steps else selected
 
     def select_preview(self, step: int) -> None:
-        """Show the preview images of a step; the latest step is followed as the run goes on.
+        """Show the preview images of a step; the latest step is followed as the run continues.
 
         Raises
         ------

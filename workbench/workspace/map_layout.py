@@ -16,8 +16,8 @@ from workbench.storage.run import Run
 from workbench.workspace.controls import Value
 from workbench.workspace.encoding import base64_array
 
-# Okabe and Ito's palette without black, then Tol's muted palette: the most classes that a map
-# tells apart by color.
+# Okabe and Ito's palette without black, then Tol's muted palette: the most classes that a
+# map can distinguish by color.
 CLASS_COLORS = (
     *COLORS[:7],
     *("#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#332288", "#DDCC77"),

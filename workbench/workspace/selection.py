@@ -58,7 +58,7 @@ class Selection:
         names = [name for name, length in lengths.items() if length]
         if len(names) != 1:
             raise UserError(
-                "A selection is a polygon, a filter (where) or ids, exactly one of them; "
+                "A selection needs exactly one of a polygon, a filter (where) and ids, "
                 f"got {', '.join(names) or 'none'}."
             )
         if len(self.polygon) > MAX_CORNERS:

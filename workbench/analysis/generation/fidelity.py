@@ -228,9 +228,9 @@ class Fidelity(Result):
         samples = self.samples_distance
         if gaussians is None:
             return []
-        start = f"One Gaussian per class, drawn without training, has {gaussians.value:.4g}"
+        start = f"Draws from one Gaussian per class, without training, have {gaussians.value:.4g}"
         if samples is None:
-            return [f"{start}; a generator has to be below it."]
+            return [f"{start}; a generator must be below it."]
         if samples.value < gaussians.value:
             return [f"{start}; the samples are {gaussians.value / samples.value:.2g} times nearer."]
         return [
@@ -462,7 +462,7 @@ def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:
     n, dimensions = sets[smallest].shape
     warnings = []
     if any(len(rows) > n for rows in sets.values()):
-        warnings.append(f"All sets are cut to the {n:,} images of the smallest, {smallest}.")
+        warnings.append(f"All sets are cut to {n:,} images, the size of the smallest ({smallest}).")
     if n > MAX_MANIFOLD_IMAGES:
         warnings.append(
             f"Precision and recall use {Subset(MAX_MANIFOLD_IMAGES, n, 'images of each set')}."

@@ -297,7 +297,7 @@ def _page(pictures: np.ndarray, patches: Patches) -> tuple[np.ndarray, np.ndarra
     pixels = pictures.astype(np.float32) / 255
     errors = np.square(pixels[:, 1:] - pixels[:, :1]).mean(axis=-1)  # (m, runs, h, w)
     if patches == "enlarged":
-        # The same place in all pictures, so that they can be compared.
+        # The same position in all pictures, so that they can be compared.
         corners = np.repeat(worst_patches(errors.max(axis=1), side)[:, None], columns - 1, axis=1)
     else:
         flat = errors.reshape(m * (columns - 1), h, w)

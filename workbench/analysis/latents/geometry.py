@@ -190,8 +190,8 @@ class LatentGeometry(Result):
         if len(self.noise) > 1:
             first, last = self.noise[0], self.noise[-1]
             sentences.append(
-                f"Noise of {first.level:g} standard deviations gives a PSNR of {first.psnr:.1f} dB,"
-                f" noise of {last.level:g} one of {last.psnr:.1f} dB."
+                f"The PSNR is {first.psnr:.1f} dB with noise of {first.level:g} standard deviations"
+                f" and {last.psnr:.1f} dB with noise of {last.level:g}."
             )
         if self.tokens < MIN_TOKENS_PER_DIMENSION * self.dimensions:
             sentences.append(

@@ -186,13 +186,15 @@ class DecoderNoise(PerspectiveResult):
         """State the slope, the doubling level, and the cost of noise that is mixed in."""
         sentences = [self._growth()]
         if np.isfinite(self.doubling_level):
-            sentences.append(f"Noise of {self.doubling_level:.2g} deviations doubles the error.")
+            sentences.append(
+                f"Noise of {self.doubling_level:.2g} standard deviations doubles the error."
+            )
         mixed = [error for error in self.errors if error.noise == "mixed in"]
         if mixed:
             ratio = mixed[0].mse / mixed[0].clean_mse
             sentences.append(
                 f"If {100 * mixed[0].level:.0f} % of the latents are replaced by noise of three"
-                f" deviations, the error is {ratio:.2g} times as large."
+                f" standard deviations, the error is {ratio:.2g} times as large."
             )
         return " ".join(sentences)
 
@@ -201,8 +203,8 @@ class DecoderNoise(PerspectiveResult):
         added = [error for error in self.errors if error.noise == "added" and error.level > 0]
         if self.ignored_level == added[-1].level:
             return (
-                f"Noise of up to {self.ignored_level:.2g} deviations does not measurably change the"
-                f" squared error of {self.reconstruction_mse:.3g}."
+                f"Noise of up to {self.ignored_level:.2g} standard deviations does not measurably"
+                f" change the squared error of {self.reconstruction_mse:.3g}."
             )
         if self.has_slope:
             return (
@@ -246,7 +248,7 @@ def decoder_noise(
     noise_mse : ndarray of float, shape (n, m)
         Squared errors of the decoded noisy latents, pixels in [0, 1].
     interpolative_noise_shares : ndarray of float, shape (k,), optional
-        Shares of the latents that are replaced by noise of three deviations.
+        Shares of the latents that are replaced by noise of three standard deviations.
     interpolative_noise_mse : ndarray of float, shape (n_first, k), optional
         Squared errors of the first images with that noise.
 

@@ -214,11 +214,11 @@ class VelocityVariance(LatentsResult):
     def _shares_sentence(self) -> str:
         share = self.shares
         if np.isnan(share.class_):
-            return f"{100 * share.position:.1f} % of the variance are means of token positions."
+            return f"Position means account for {100 * share.position:.1f} % of the variance."
         return (
-            f"{100 * share.position:.1f} % of the variance are means of token positions,"
-            f" {100 * share.class_:.1f} % means of classes (shuffled labels:"
-            f" {100 * share.class_null:.1f} %), and {100 * share.within:.1f} % are within classes."
+            f"Position means account for {100 * share.position:.1f} % of the variance, class means"
+            f" for {100 * share.class_:.1f} % (shuffled labels: {100 * share.class_null:.1f} %),"
+            f" and differences within classes for {100 * share.within:.1f} %."
         )
 
     def _variance(

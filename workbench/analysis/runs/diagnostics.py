@@ -54,19 +54,17 @@ DIAGNOSTICS = (
     Diagnostic("participation ratio", "number of directions that the latents span", "unknown"),
     Diagnostic("participation share", "fraction of directions that the latents span", "higher"),
     Diagnostic("VIV total", "irreducible variance of a flow's velocity per image", "unknown"),
-    Diagnostic("class share", "fraction of the variance that are means of classes", "unknown"),
+    Diagnostic("class share", "fraction of the variance explained by class means", "unknown"),
     Diagnostic("top share", "fraction of variance along the largest direction", "lower"),
-    Diagnostic("norm CV", "variation of the lengths of tokens", "lower"),
-    Diagnostic("10-NN CV", "variation of the density of tokens", "lower"),
+    Diagnostic("norm CV", "coefficient of variation of token norms", "lower"),
+    Diagnostic("10-NN CV", "coefficient of variation of distances to the 10th neighbor", "lower"),
     Diagnostic("token |cosine|", "similarity of the tokens of an image: redundancy", "unknown"),
     Diagnostic("neighbor cosine", "similarity of neighboring tokens: spatial smoothness", "higher"),
     Diagnostic("noise cost", "PSNR lost from the weakest to the strongest noise, dB", "lower"),
     Diagnostic("linear probe", "accuracy of a linear probe of images", "higher"),
     Diagnostic("neighbor probe", "accuracy of a nearest-neighbor probe of images", "higher"),
     Diagnostic("teacher CKA", "similarity of latents to the features of a teacher", "higher"),
-    Diagnostic(
-        "teacher cosine", "fit of a linear map from tokens to features of a teacher", "higher"
-    ),
+    Diagnostic("teacher cosine", "fit of a linear map from tokens to teacher features", "higher"),
     Diagnostic("modes, low", "lower bound of the number of modes of the latents", "lower"),
     Diagnostic("modes, high", "upper bound of the number of modes of the latents", "lower"),
 )

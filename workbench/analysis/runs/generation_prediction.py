@@ -1,7 +1,7 @@
-"""Expected generation of tokenizers, and their place among published ones.
+"""Expected generation of tokenizers, and their position among published ones.
 
 The published table has the gFID of generators on 14 pretrained tokenizers, and their iFID. A run
-has a place on it only if its iFID was measured by the same protocol; otherwise the differences are
+is placed on it only if its iFID was measured by the same protocol; otherwise the differences are
 listed. The table has no other metric of each tokenizer: of the others only correlations within
 families are published.
 """
@@ -55,9 +55,9 @@ class Placement:
     ifid : float
         Its interpolation distance; NaN if it was not measured.
     differences : tuple of str
-        Differences to the published protocol; a run without any has a place on the table.
+        Differences to the published protocol; a run without any is placed on the table.
     expected : float
-        gFID of SiT-XL that the line of the table expects; NaN without a place.
+        gFID of SiT-XL that the line of the table expects; NaN if it is not placed.
     low, high : float
         95 % interval of a new tokenizer around the line.
     """
@@ -78,7 +78,7 @@ class Placement:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GenerationPrediction(Result):
-    """Expected order of generation, and the published tokenizers with the runs' places.
+    """Expected order of generation, and the published tokenizers with the runs among them.
 
     Attributes
     ----------
@@ -130,8 +130,8 @@ class GenerationPrediction(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """State the expected order, and the place of each run on the published table."""
-        placements = _place_sentences(self.placements)
+        """State the expected order, and where each run is among the published tokenizers."""
+        placements = _placement_sentences(self.placements)
         return " ".join([self.expectation.sentence(), *placements, self._calibration_sentence()])
 
     def _calibration_sentence(self) -> str:
@@ -142,9 +142,9 @@ class GenerationPrediction(Result):
         return (
             f"Over {len(self.tokenizers)} published tokenizers iFID has a rank correlation of"
             f" {self.spearman:.2f} with gFID and saves {100 * self.q2:.0f} % of the squared error"
-            f" of a left-out one ({REGIME}). Of VIV and others only correlations are published"
-            f" (VIV: |r| {min(values):.2f} to {max(values):.2f} within families), so that no run"
-            " has a place by them."
+            f" of a left-out one ({REGIME}). For VIV and other metrics only correlations are"
+            f" published (VIV: |r| {min(values):.2f} to {max(values):.2f} within families), so that"
+            " they cannot place a run."
         )
 
 
@@ -172,7 +172,7 @@ def generation_prediction(
     Returns
     -------
     GenerationPrediction
-        The expectation, and the places of the runs among published tokenizers.
+        The expectation, and the positions of the runs among published tokenizers.
 
     Raises
     ------
@@ -258,8 +258,8 @@ def _protocol_differences(evidence: Evidence) -> tuple[str, ...]:
     return tuple(differences)
 
 
-def _place_sentences(placements: Sequence[Placement]) -> list[str]:
-    """Return one sentence per run with a place, and one per reason against a place."""
+def _placement_sentences(placements: Sequence[Placement]) -> list[str]:
+    """Return one sentence per placed run, and one per reason that others cannot be placed."""
     sentences = []
     runs_by_reason: dict[str, list[str]] = {}
     for placement in placements:
@@ -275,9 +275,8 @@ def _place_sentences(placements: Sequence[Placement]) -> list[str]:
             reason = "; ".join(placement.differences)
             runs_by_reason.setdefault(reason, []).append(placement.run)
     for reason, runs in runs_by_reason.items():
-        verb = "has" if len(runs) == 1 else "have"
         sentences.append(
-            f"{', '.join(runs)} {verb} no place among the published tokenizers, because the"
-            f" interpolation distance differs in protocol: {reason}."
+            f"{', '.join(runs)} cannot be placed among the published tokenizers, because the"
+            f" protocol of the interpolation distance differs: {reason}."
         )
     return sentences

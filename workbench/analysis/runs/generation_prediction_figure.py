@@ -26,7 +26,7 @@ SYMBOLS = {"grid": "square", "one-dimensional": "circle"}
 
 
 def draw(result: GenerationPrediction) -> go.Figure:
-    """Draw gFID against iFID on logarithmic axes, the line, and the runs that have a place.
+    """Draw gFID against iFID on logarithmic axes, the line, and the runs that can be placed.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def draw(result: GenerationPrediction) -> go.Figure:
     subtitle = f"n = {len(result.tokenizers)} published tokenizers"
     if num_without:
         runs = counted(num_without, "run was", "runs were")
-        subtitle += f" · {runs} not measured in this way and have no place"
+        subtitle += f" · {runs} measured by another protocol and are not shown"
     subtitle += f"<br>{REGIME}"
     ticks = {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:g}" for tick in TICKS]}
     figure.update_xaxes(title="iFID (lower is better)", **ticks)

@@ -288,8 +288,8 @@ def _warnings(
     )
     if num_overlaps:
         warnings.append(
-            f"{num_overlaps} of {len(ranked) - 1} neighbors in the order of gFD are within its"
-            " interval."
+            f"{num_overlaps} of {len(ranked) - 1} pairs of adjacent runs in the order of gFD"
+            " differ by less than its interval."
         )
     num_untrained = sum(d.value >= d.class_gaussians for d in distances)
     if num_untrained:

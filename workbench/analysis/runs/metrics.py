@@ -176,7 +176,7 @@ def _exclusions(
     reason = "was measured on other images"
     if metric == "features":
         reason += " or with another feature extractor"
-    unmeasured = [f"{e.run_name} has nothing to measure" for e in evidences if e not in measured]
+    unmeasured = [f"{e.run_name} has no such measurement" for e in evidences if e not in measured]
     other_images = [f"{e.run_name} {reason}" for e in measured[1:] if e not in same_images]
     return (*unmeasured, *other_images)
 

@@ -84,8 +84,8 @@ class SettingEffects(Result):
             strongest = max(ranked, key=lambda effect: abs(effect.correlation))
             sentences.append(
                 f"The strongest rank correlation with {self.info.label} is that of"
-                f" {strongest.name} ({strongest.correlation:+.2f}); settings that change together"
-                " cannot be told apart."
+                f" {strongest.name} ({strongest.correlation:+.2f}); effects of settings that"
+                " change together cannot be separated."
             )
         if self.excluded:
             sentences.append(f"Excluded (no {self.info.label}): {', '.join(self.excluded)}.")

@@ -335,7 +335,7 @@ def _sort_key(point: BudgetPoint) -> tuple[str, int, str, float, str]:
 
 
 def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[BudgetPoint]:
-    """Return the points of a run, without their place on the frontier."""
+    """Return the points of a run, not yet marked as Pareto-optimal."""
     latents = require_array(evidence.latents, "latents", evidence.run_name)
     kind: Kind = "all tokens"
     used = np.full(latents.shape[0], latents.shape[1])

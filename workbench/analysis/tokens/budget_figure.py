@@ -111,7 +111,7 @@ def _add_adaptive(
     colors: Mapping[str, str],
     symbol: str,
 ) -> None:
-    """Join the requests of each adaptive run by a dotted line, and those of a perfect halting."""
+    """Join the requests of each adaptive run by a dotted line, and those of perfect halting."""
     for run, requests in _by_run(points, "adaptive").items():
         name = f"{run}, adaptive"
         figure.add_trace(_line(requests, result, name, colors[run], f"{symbol}-dot", dash="dot"))

@@ -1,6 +1,6 @@
 """Errors that an adaptive tokenizer reaches, compared with the errors that were requested.
 
-The tokens are compared with a perfect halting, where the errors of fixed budgets were collected.
+The tokens are compared with perfect halting, where the errors of fixed budgets were collected.
 
 References
 ----------
@@ -118,7 +118,7 @@ class ErrorTarget(Result):
         )
 
     def _need_sentence(self) -> str:
-        """Compare the tokens with a perfect halting, for the request that separates images most."""
+        """Compare the tokens with perfect halting, for the request that separates images most."""
         compared = [request for request in self.requests if request.needed is not None]
         if not compared:
             return ""
@@ -127,10 +127,10 @@ class ErrorTarget(Result):
         if middle.need_correlation is not None:
             correlation = f", rank correlation {middle.need_correlation:.2f}"
         return (
-            f" For {middle.requested:.3g}, a perfect halting of the same decoder spends"
-            f" {middle.needed:.1f} tokens, this one {middle.tokens:.1f}{correlation}; for"
-            f" {100 * (middle.avoidable or 0):.0f} % of the images, the request is missed although"
-            " some number of tokens meets it."
+            f" For a request of {middle.requested:.3g}, perfect halting with the same decoder"
+            f" spends {middle.needed:.1f} tokens and this tokenizer {middle.tokens:.1f}"
+            f"{correlation}; for {100 * (middle.avoidable or 0):.0f} % of the images, the request is"
+            " missed although some number of tokens meets it."
         )
 
     def _add_errors(self, figure: go.Figure) -> None:
@@ -231,7 +231,7 @@ def error_target(
     spent : ndarray of int, shape (n_requests, n_images)
         Tokens that were spent.
     budgets : ndarray of int, shape (n_budgets,), optional
-        Fixed numbers of tokens, for the comparison with a perfect halting.
+        Fixed numbers of tokens, for the comparison with perfect halting.
     budget_l1 : ndarray of float, shape (n_budgets, n_images), optional
         Errors with these numbers of tokens.
     halted : bool, default False
@@ -341,7 +341,7 @@ def _compare(
     needed: np.ndarray,
     reachable: np.ndarray,
 ) -> ErrorRequest:
-    """Add the comparison with a perfect halting."""
+    """Add the comparison with perfect halting."""
     correlation = None
     if np.ptp(spent) and np.ptp(needed):
         correlation = float(spearman(spent[:, None].astype(float), needed.astype(float))[0])

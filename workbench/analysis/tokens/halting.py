@@ -1,4 +1,4 @@
-"""A perfect halting: for each image, the fewest tokens of the same decoder that meet an error.
+"""Perfect halting: for each image, the fewest tokens of the same decoder that meet an error.
 
 No halting can do better. The tokens that an adaptive tokenizer spends are to be compared with these
 instead of with properties of images, because an image may be hard in a way that this decoder does

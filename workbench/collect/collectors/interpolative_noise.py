@@ -19,7 +19,7 @@ MAX_IMAGES = 128  # a mean of errors needs no more
     requires=["encoding"],
 )
 def interpolative_noise(model: Tokenizer, images: HeldOutImages, context: CollectContext) -> Arrays:
-    """Replace a share of the latents by noise of three deviations, and measure the error."""
+    """Measure the error when a share of the latents is noise of three standard deviations."""
     deviation = context.resource(latent_deviation)
     latents = context.latents(slice(MAX_IMAGES))
     pixels = images.batch(slice(0, len(latents))).images

@@ -214,7 +214,7 @@ class Session:
         self.refused.objects = self._refused()
 
     def _replace_missing_runs(self) -> None:
-        """Deselect runs that can no longer be read, and say so."""
+        """Deselect runs that can no longer be read, and show a message."""
         view = self.state.view
         missing = [name for name in view.runs if name not in self.workspace.runs]
         if not missing:

@@ -1,8 +1,8 @@
 """The dashboard in JupyterLab and JupyterHub: the entry point of jupyter-server-proxy.
 
 The server of Jupyter starts the dashboard on a free port when it is opened first, and passes on the
-requests of its user, whom it knows. It adds a token that only it and the dashboard know, so that
-other users of the machine cannot open the port.
+requests of its user, whom it has authenticated. It adds a token that only it and the dashboard
+have, so that other users of the machine cannot open the port.
 """
 
 import os

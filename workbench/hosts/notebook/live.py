@@ -220,7 +220,7 @@ class Watch:
         return self.model.figure()
 
     def close(self) -> None:
-        """Stop following the run. The training goes on."""
+        """Stop following the run. The training continues."""
         self._closed = True
         self._wake.set()
 

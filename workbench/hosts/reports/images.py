@@ -1,4 +1,4 @@
-"""The images that runs were measured on, by which reports tell whether runs can be compared."""
+"""The images that runs were measured on, from which reports derive whether runs can be compared."""
 
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run

@@ -428,7 +428,7 @@ def _model_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _normalizes_codes(checkpoint: Checkpoint) -> bool:
-    """Return True if tokens and codewords are compared as unit vectors, which no tensor tells."""
+    """Return True if tokens and codewords are compared as unit vectors, which no tensor reveals."""
     value = _model_config(checkpoint).get("use_l2_norm")
     if not isinstance(value, bool):
         raise checkpoint.refuse(
