@@ -6,9 +6,13 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import (
+    CheckpointStep,
     FeatureExtractorName,
     Guidance,
+    ImageSide,
+    Limit,
     OnlyCollectors,
+    OptionalLimit,
     PicturesOption,
     ReferenceFile,
     RequestedCollectors,
@@ -21,12 +25,8 @@ from workbench.cli.output import shorten_warnings
 
 def collect(
     run: RunFolder,
-    step: Annotated[
-        int | None, typer.Option(help="Step of the checkpoint; the last by default.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(help="Largest number of held-out images or samples.", min=1)
-    ] = 2000,
+    step: CheckpointStep = None,
+    limit: Limit = 2000,
     pictures: PicturesOption = 2000,
     guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
@@ -86,16 +86,8 @@ def statistics(
         str, typer.Option(help="The network; only inception is comparable with published values.")
     ] = "inception",
     split: Annotated[str, typer.Option(help="train, test or all.")] = "all",
-    side: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Height and width of the images, as in 256 or 128x256.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Largest number of images; all by default.", min=1)
-    ] = None,
+    side: ImageSide = None,
+    limit: OptionalLimit = None,
 ) -> None:
     """Write statistics of a reference set's features, in the format of ADM's evaluator.
 
@@ -136,12 +128,8 @@ def export(
         str,
         typer.Option(help="test: the images of the evidence. train: encode the training images."),
     ] = "test",
-    step: Annotated[
-        int | None, typer.Option(help="Step of the checkpoint; the last by default.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Largest number of images; all by default.", min=1)
-    ] = None,
+    step: CheckpointStep = None,
+    limit: OptionalLimit = None,
 ) -> None:
     """Write latents, codes or images to files for other programs.
 

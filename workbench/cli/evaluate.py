@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import (
+    DaskScheduler,
     FeatureExtractorName,
     Guidance,
+    ImageSide,
+    Limit,
     OnlyCollectors,
     PicturesOption,
     ReferenceFile,
@@ -38,13 +41,7 @@ def evaluate(
     tokenizer: Annotated[
         Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")
     ] = None,
-    side: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Height and width of the images, as in 256 or 128x256.",
-        ),
-    ] = None,
+    side: ImageSide = None,
     value_range: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +49,7 @@ def evaluate(
             metavar="LOW,HIGH",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(help="Largest number of images or samples.", min=1)] = 2000,
+    limit: Limit = 2000,
     pictures: PicturesOption = 2000,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     guidance: Guidance = 2.0,
@@ -80,10 +77,7 @@ def evaluate(
         int | None,
         typer.Option(help="Parallel evaluations in a sweep; one per core by default.", min=1),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="The address of a Dask scheduler for a sweep; this machine by default."),
-    ] = None,
+    scheduler: DaskScheduler = None,
 ) -> None:
     """Evaluate a model that was trained elsewhere, as a run that contains no weights.
 

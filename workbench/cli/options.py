@@ -43,3 +43,17 @@ PicturesOption = Annotated[
         help="Number of images whose pictures are stored; statistics use all images.", min=1
     ),
 ]
+ImageSide = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Height and width of the images, as in 256 or 128x256."),
+]
+CheckpointStep = Annotated[
+    int | None, typer.Option(help="Step of the checkpoint; the last by default.")
+]
+Limit = Annotated[int, typer.Option(help="Largest number of held-out images or samples.", min=1)]
+OptionalLimit = Annotated[
+    int | None, typer.Option(help="Largest number of images; all by default.", min=1)
+]
+DaskScheduler = Annotated[
+    str | None, typer.Option(help="The address of a Dask scheduler; this machine by default.")
+]

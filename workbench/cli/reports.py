@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.options import DaskScheduler
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.cli.settings_help import HelpSections, command_with_settings, first_argument
 
@@ -62,10 +63,7 @@ def sweep(
         typer.Option(help="Number of parallel reports; one per core by default.", min=1),
     ] = None,
     memory: Annotated[str, typer.Option(help="The memory limit of one report.")] = "2GB",
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="The address of a Dask scheduler; this machine by default."),
-    ] = None,
+    scheduler: DaskScheduler = None,
 ) -> None:
     """Make a report for each of many parameter sets, and compare them.
 

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from os.path import relpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.core.coerce import to_json
 from workbench.core.errors import UserError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from workbench.collect import LoadedModels
     from workbench.data import ImageSet
     from workbench.generators.base import Generator
+    from workbench.generators.pretrained import PretrainedGenerator
     from workbench.tokenizers.base import Tokenizer
     from workbench.tokenizers.pretrained import Pretrained
 
@@ -72,6 +73,52 @@ class PreparedModel:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ModelSource:
+    """The address of a model and the options of its family; no address for an object."""
+
+    address: str | None = None
+    revision: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: "str | Tokenizer | Generator",
+        revision: str | None,
+        options: Mapping[str, Any],
+    ) -> "_ModelSource":
+        """Make paths absolute, and refuse options of an object."""
+        if isinstance(model, str):
+            return cls(
+                address=_absolute_address(model),
+                revision=revision,
+                options=_absolute_paths(options),
+            )
+        names = [*options, *(["revision"] if revision else [])]
+        if names:
+            raise UserError(f"{', '.join(names)} can only be given with the address of a model.")
+        return cls()
+
+    def section(
+        self,
+        kind: Literal["tokenizer", "generator"],
+        pretrained: "Pretrained | PretrainedGenerator",
+        **sizes: Any,
+    ) -> ImportedConfig:
+        """Return the section `imported` of config.json."""
+        return ImportedConfig(
+            kind=kind,
+            address=self.address,
+            revision=self.revision,
+            options=self.options,
+            files=digests(pretrained.files),
+            license=pretrained.license,
+            notes=pretrained.notes,
+            **sizes,
+        )
+
+
 def is_generator(model: "str | Tokenizer | Generator") -> bool:
     """Return True if the model is a generator, by its type or the family of its address."""
     from workbench.generators.base import Generator
@@ -95,43 +142,37 @@ def prepare_tokenizer(
     """Load a tokenizer, and the images of a source (arguments of `workbench.data.load`)."""
     from workbench.data import load
 
-    options = _absolute_paths(options)
-    address: str | None = None
-    if isinstance(model, str):
+    source_model = _ModelSource.of(model, revision, options)
+    takes_side = False
+    if source_model.address is not None:
         from workbench.tokenizers.pretrained import accepts_side
         from workbench.tokenizers.pretrained import load as load_pretrained
 
-        address = _absolute_address(model)
-        takes_side = accepts_side(address)
+        takes_side = accepts_side(source_model.address)
         if takes_side and side is not None:
-            options["side"] = to_json(side)
-        pretrained = load_pretrained(address, revision=revision, trust=trust, **options)
+            source_model.options["side"] = to_json(side)
+        pretrained = load_pretrained(
+            source_model.address, revision=revision, trust=trust, **source_model.options
+        )
     else:
         from workbench.tokenizers.pretrained.python import from_tokenizer
 
-        _check_no_options(options | {"revision": revision} if revision else options)
-        takes_side = False
         pretrained = from_tokenizer(model, name="model", side=side)
     images = load(
         split="all",
-        side=_image_side(pretrained, address or "This tokenizer", side),
+        side=_image_side(pretrained, source_model.address or "This tokenizer", side),
         channels=pretrained.channels,
         resize=pretrained.resize,
         **source,
     )
     if takes_side:
-        options["side"] = to_json(images.side)
-    imported = ImportedConfig(
-        kind="tokenizer",
-        address=address,
-        revision=revision,
-        options=options,
-        files=digests(pretrained.files),
-        license=pretrained.license,
+        source_model.options["side"] = to_json(images.side)
+    imported = source_model.section(
+        "tokenizer",
+        pretrained,
         side=pretrained.side,
         flexible=pretrained.flexible,
         scale=None if pretrained.scale is None else ScaleConfig(**asdict(pretrained.scale)),
-        notes=pretrained.notes,
     )
     settings, digest = _probe(pretrained.tokenizer, images)
     _check_scale(pretrained, settings["dim"])
@@ -179,28 +220,19 @@ def prepare_generator(
     from workbench.generators.pretrained import PretrainedGenerator
     from workbench.generators.pretrained import load as load_pretrained
 
-    options = _absolute_paths(options)
-    address: str | None = None
-    if isinstance(model, str):
-        address = _absolute_address(model)
-        pretrained = load_pretrained(address, revision=revision, **options)
+    source_model = _ModelSource.of(model, revision, options)
+    if source_model.address is not None:
+        pretrained = load_pretrained(
+            source_model.address, revision=revision, **source_model.options
+        )
     else:
         assert isinstance(model, Generator)  # of any other object, `is_generator` is false
-        _check_no_options(options | {"revision": revision} if revision else options)
         pretrained = PretrainedGenerator(generator=model)
     generator = pretrained.generator
     step = source.find_step()
     tokenizer = load_tokenizer(source, step, trust)
     _check_same_tokens(generator, source)
-    imported = ImportedConfig(
-        kind="generator",
-        address=address,
-        revision=revision,
-        options=options,
-        files=digests(pretrained.files),
-        license=pretrained.license,
-        notes=pretrained.notes,
-    )
+    imported = source_model.section("generator", pretrained)
     config = _run_config(
         generator,
         settings=_settings_of(generator.config),
@@ -212,7 +244,7 @@ def prepare_generator(
         tokenizer=tokenizer,
         generator=generator,
         source=source,
-        digest=_weights_digest(generator) if address is None else "",
+        digest=_weights_digest(generator) if source_model.address is None else "",
     )
 
 
@@ -332,12 +364,6 @@ def _check_same_tokens(generator: "Generator", source: Run) -> None:
             f"The generator samples a grid of {rows} x {count // rows} tokens, which does not have"
             f" the ratio of the images of {source.folder}, {height} x {width} pixels."
         )
-
-
-def _check_no_options(options: Mapping[str, Any]) -> None:
-    if options:
-        names = ", ".join(options)
-        raise UserError(f"{names} can only be given with the address of a model.")
 
 
 def _absolute_address(address: str) -> str:

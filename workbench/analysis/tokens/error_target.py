@@ -129,8 +129,8 @@ class ErrorTarget(Result):
         return (
             f" For a request of {middle.requested:.3g}, perfect halting with the same decoder"
             f" spends {middle.needed:.1f} tokens and this tokenizer {middle.tokens:.1f}"
-            f"{correlation}; for {100 * (middle.avoidable or 0):.0f} % of the images, the request is"
-            " missed although some number of tokens meets it."
+            f"{correlation}; for {100 * (middle.avoidable or 0):.0f} % of the images, the request"
+            " is missed although some number of tokens meets it."
         )
 
     def _add_errors(self, figure: go.Figure) -> None:
