@@ -138,9 +138,9 @@ def test_separated_classes_and_their_shares():
     position = scaled.mean(axis=0)
     means = np.array([scaled[labels == k].mean(axis=0) for k in range(4)])[labels]
     shares = result.shares
-    assert shares.place == pytest.approx(np.square(position).mean())
+    assert shares.position == pytest.approx(np.square(position).mean())
     assert shares.class_ == pytest.approx(np.square(means - position).mean())
-    assert shares.place + shares.class_ + shares.within == pytest.approx(1)
+    assert shares.position + shares.class_ + shares.within == pytest.approx(1)
     shuffled = velocity_variance(latents, np.random.default_rng(1).permutation(labels)).shares
     assert shuffled.class_ == pytest.approx(shuffled.class_null, rel=0.5)
     assert shuffled.class_null == pytest.approx((1 - shuffled.position) * 3 / 3999)
