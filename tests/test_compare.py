@@ -153,7 +153,7 @@ def test_incomparable_runs_are_excluded_by_name():
     assert [d.run for d in result.differences] == ["b"]
     assert set(result.excluded) == {
         "other was measured on other images",
-        "flow has nothing to measure",
+        "flow has no such measurement",
     }
     assert "flow" in result.summary() and "other" in result.summary()
 
