@@ -395,6 +395,33 @@ def test_no_two_checks_give_opposite_advice(one, other):
     assert is_exclusive or not contradictions(REMEDIES[one], REMEDIES[other])
 
 
+TRAINING_WORDS = ("train longer", "Train again", "Restart", "revive", "earlier step", "loss")
+
+
+@pytest.mark.parametrize(
+    ("code", "arrays"),
+    [
+        ("TK001", {"codes": codes(0.8, tokens=64), "codebook": CODEBOOK}),
+        ("TK013", {"codes": codes(0.1), "codebook": CODEBOOK}),
+        ("TK014", {"codes": codes(1.0), "codebook": np.ones_like(CODEBOOK)}),
+        ("TK016", {"latents": np.full((60, 16, 4), np.nan, np.float32)}),
+        (
+            "TK050",
+            {"requested": [0.02], "reached": np.full((1, 60), 0.1), "spent": np.ones((1, 60))},
+        ),
+        ("TK060", {"features": np.full((60, 3), np.nan)}),
+    ],
+)
+def test_advice_for_a_model_trained_elsewhere_does_not_change_its_training(code, arrays):
+    own = evidence(**arrays)
+    own.provenance["settings"] = {"revive": 0.0, "codebook_size": 64}
+    imported = replace(own, provenance=own.provenance | {"imported": {"kind": "tokenizer"}})
+    advice = finding_of(code, imported).advice
+    assert advice != finding_of(code, own).advice
+    assert not [word for word in TRAINING_WORDS if word in advice]
+    assert "Probable cause" not in finding_of(code, imported).observation
+
+
 def test_samples_without_fidelity_are_not_called_copies():
     """Featureless samples are near to a featureless training image, but are no copies of it."""
     run = generator_evidence(normal(1500, 3, seed=2) * 0.01)

@@ -166,6 +166,31 @@ def test_offline_error_names_the_files_and_the_repository(tmp_path, monkeypatch)
         assert part in str(error.value)
 
 
+def test_one_file_of_a_repository_is_downloaded(tmp_path, monkeypatch):
+    requests = []
+
+    def download(repository, *, revision, allow_patterns):
+        requests.append((repository, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    address = Address("llamagen", "FoundationVision/LlamaGen/vq_ds16_c2i.pt")
+    path = address.resolve(["*.pt", "config.json", "model.safetensors"], revision="main")
+    assert path == tmp_path / "vq_ds16_c2i.pt"
+    files = ["vq_ds16_c2i.pt", "config.json"]
+    assert requests == [("FoundationVision/LlamaGen", "main", files)]
+
+
+def test_unknown_id_names_the_known_checkpoint_that_is_similar(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("404")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UserError) as error:
+        Address("softvq", "SoftVQVAE/softvq-l-65").resolve(["config.json"])
+    assert "softvq:SoftVQVAE/softvq-l-64" in str(error.value)
+
+
 def test_weight_file_prefers_safetensors(tmp_path):
     with pytest.raises(UserError):
         weight_file(tmp_path)

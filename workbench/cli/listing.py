@@ -11,7 +11,7 @@ def models(
         str | None, typer.Argument(help="Only this family, such as softvq.", metavar="[FAMILY]")
     ] = None,
 ) -> None:
-    """List published checkpoints that can be loaded, with license and published figures.
+    """List published checkpoints that can be loaded, with license, published figures and sources.
 
     The figures are those of the sources: compare them only with numbers of the same protocol.
 
@@ -31,6 +31,9 @@ def models(
         table = table[families == family]
     rows = table[list(MODEL_COLUMNS)].astype(object)
     typer.echo(rows.where(rows.notna(), "").to_string(index=False))
+    typer.echo("\nSources of the figures, and remarks on them:")
+    for (source, notes), group in table.groupby(["source", "notes"], sort=False):
+        typer.echo(f"- {'; '.join(group['name'])}: {source}{notes and f' ({notes})'}")
 
 
 def list_runs(

@@ -149,6 +149,11 @@ class Evidence(EvidenceArrays):
         return 0
 
     @property
+    def is_imported(self) -> bool:
+        """True if the model was trained elsewhere, or only its arrays are known."""
+        return bool(self.provenance.get("imported"))
+
+    @property
     def is_model_stored(self) -> bool:
         """True if the model can be loaded again: from a checkpoint, or from its address.
 

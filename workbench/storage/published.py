@@ -1,8 +1,10 @@
 """Addresses of published checkpoints: `family:location`, and the files that they name.
 
-A location is a folder or a file of this machine, or the id of a repository on the hub.
+A location is a folder or a file of this machine, or the id of a repository on the hub, which a file
+of it may follow.
 """
 
+import difflib
 import inspect
 import re
 import typing
@@ -14,8 +16,9 @@ from typing import Any
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.storage.files import printable
+from workbench.storage.published_models import find_published, known_addresses
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")  # a repository, and a file of it
 HUB_PAGE = "https://huggingface.co/"
 HUB_WEIGHTS = "model.safetensors"  # the name that the hub's libraries give to a network
 LATENT_STATISTICS = "latents_stats"  # a file that is stored next to weights
@@ -32,7 +35,8 @@ class Address:
     family : str
         The format of the checkpoint, such as softvq or ldm.
     location : str
-        A folder, a file, the id of a repository on the hub, or `module:function`.
+        A folder, a file, the id of a repository on the hub (`owner/name`), a file of one
+        (`owner/name/file`), or `module:function`.
 
     Examples
     --------
@@ -98,35 +102,61 @@ class Address:
                 raise UserError(f"{path} is on this machine and has no revision `{revision}`.")
             return path
         looks_like_a_path = self.location.startswith(("/", ".", "~"))
-        if (
-            looks_like_a_path
-            or path.suffix in WEIGHT_SUFFIXES
-            or not HUB_ID.fullmatch(self.location)
-        ):
-            raise UserError(
-                f"{printable(path)} does not exist. Give a folder, a file, or the id of a "
-                "repository on the hub (owner/name)."
-            )
-        return self._from_hub(patterns, revision)
+        on_hub = None if looks_like_a_path else HUB_ID.fullmatch(self.location)
+        repository, file = (None, None) if on_hub is None else on_hub.groups()
+        names_a_file = path.suffix in WEIGHT_SUFFIXES
+        is_local = file is not None and Path(path.parts[0]).exists()
+        if repository is None or names_a_file is (file is None) or is_local:
+            raise UserError(self._missing_text(path))
+        if file is not None:  # in place of the other weights
+            settings = [p for p in patterns if "*" not in p and p not in (file, HUB_WEIGHTS)]
+            patterns = [file, *settings]
+        folder = self._from_hub(repository, patterns, revision)
+        return folder if file is None else folder / file
 
-    def _from_hub(self, patterns: Sequence[str], revision: str | None) -> Path:
+    def _missing_text(self, path: Path) -> str:
+        published = find_published(str(self))
+        advice = "Give a folder, a file, or the id of a repository on the hub (owner/name)."
+        if published is not None:
+            advice = (
+                f"Download {published.name} (see: {published.source}), and give"
+                f" {self.family}:FILE or {self.family}:FOLDER."
+            )
+        return f"{printable(path)} does not exist. {advice}"
+
+    def _from_hub(self, repository: str, patterns: Sequence[str], revision: str | None) -> Path:
         try:
             from huggingface_hub import snapshot_download
             from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
         except ImportError:
             raise missing_extra("huggingface-hub", "train", str(self)) from None
-        wanted = list(patterns)
         try:
-            folder = snapshot_download(self.location, revision=revision, allow_patterns=wanted)
+            folder = snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            files = ", ".join(patterns)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{self.location} is not on this machine and cannot be downloaded ({reason}). "
-                f"Download those of the files {files} that exist from {HUB_PAGE}{self.location} "
-                f"to a folder, and give {self.family}:FOLDER."
+                f"{self.location} is not on this machine and cannot be downloaded ({reason})."
+                f"{self._similar_text()} Download {_files_text(patterns)} from"
+                f" {HUB_PAGE}{repository} into a folder, and give {self.family}:FOLDER."
             ) from None
         return Path(folder)
+
+    def _similar_text(self) -> str:
+        """Return a question for the known checkpoint that was probably meant; empty if it is it."""
+        known = [address for address in known_addresses() if address.startswith(f"{self.family}:")]
+        closest = difflib.get_close_matches(str(self), known, n=1, cutoff=0.8)
+        if not closest or closest == [str(self)]:
+            return ""
+        return f" Did you mean {closest[0]}?"
+
+
+def _files_text(patterns: Sequence[str]) -> str:
+    names = list(patterns)
+    if any("*" in name for name in names):
+        return f"the files that match {' or '.join(names)}"
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def option_kinds(load: Callable[..., Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Published checkpoints that can be loaded, with their published figures.
 
 The table is `published_models.csv`, one row per checkpoint. Empty cells are not published, or were
-not found in a source. The column `verified` names what of a row was compared with the README, the
-license file or the model card of its authors; for `license` this includes that none is stated.
+not found in a source. The column `verified` names what of a row was compared with the paper, the
+README, the license file, the model card or the issue that is its source; for `license` this
+includes that none is stated. A value that was not compared does not belong into the table.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class PublishedModel:
     side : int
         The side of the images in pixels.
     license : str
-        The license of the weights; empty if none is stated.
+        The license of the weights, or of their repository; empty if none is stated.
     figures : dict of str to float
         rfid, psnr (dB), ssim, lpips, usage (a fraction of the codes), gfid and gfid_guided, as far
         as they are published. gfid is that of the generator that the source names.
@@ -73,6 +74,11 @@ def models() -> "pd.DataFrame":
         `num_images`, `resize`, `notes`).
     """
     return _table().copy()
+
+
+def known_addresses() -> tuple[str, ...]:
+    """Return the addresses of all published checkpoints of the table."""
+    return tuple(_table()["address"])
 
 
 def find_published(address: str) -> PublishedModel | None:

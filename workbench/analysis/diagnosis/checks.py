@@ -292,6 +292,8 @@ def _apply(
         raise
     except UserError:
         status = "not applicable"
+    if finding is not None and finding.imported_advice and evidence.is_imported:
+        finding = replace(finding, advice=finding.imported_advice)
     if finding is not None:
         status = "muted" if code in muted_codes else finding.severity
     return Check(

@@ -16,6 +16,10 @@ GENERAL_ADVICE = (
     "Initialize codes at encoder outputs, restart dead codes, raise the weight of the entropy or"
     " commitment loss, or use a smaller codebook."
 )
+IMPORTED_ADVICE = (
+    "Check that the images have the value range and the size that the tokenizer was trained on;"
+    " otherwise choose one that uses its codebook."
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,16 @@ CAUSES = (
 def probable_causes(evidence: Evidence) -> tuple[Cause, ...]:
     """Return the causes that apply to the settings of a run.
 
+    How a model was trained elsewhere is not known.
+
     Examples
     --------
     >>> run = Evidence({"run": "a", "step": 1, "settings": {"revive": 0.0, "learn": "ema"}})
     >>> [cause.setting for cause in probable_causes(run)]
     ['revive']
     """
+    if evidence.is_imported:
+        return ()
     settings = evidence.provenance.get("settings", {})
     causes = [
         cause
@@ -102,6 +110,8 @@ def _comparison(evidence: Evidence, other: Evidence) -> str:
     """Return the settings in which a run of the same class without collapse differs."""
     if other is evidence or other.provenance.get("class") != evidence.provenance.get("class"):
         return ""
+    if evidence.is_imported or other.is_imported:
+        return ""  # models of different origin differ in more than the settings of their class
     try:
         codebooks = codebook_usage(**other.kwargs_for(codebook_usage)).codebooks
     except UserError:

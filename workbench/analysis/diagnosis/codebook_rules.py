@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from workbench.analysis.codebook.usage import CodebookStats, codebook_usage
-from workbench.analysis.diagnosis.codebook_causes import cause_text, remedy_text
+from workbench.analysis.diagnosis.codebook_causes import IMPORTED_ADVICE, cause_text, remedy_text
 from workbench.analysis.diagnosis.findings import Finding, Severity
 from workbench.analysis.result_cache import composed_result
 from workbench.storage.evidence import Evidence
@@ -39,6 +39,9 @@ def tk001_dead_codes(evidence: Evidence) -> Finding | None:
         advice=(
             "Restart dead codes, lower the learning rate of the codebook, or use a smaller"
             " codebook."
+        ),
+        imported_advice=(
+            "Count bits by the codes in use, or choose a tokenizer with a smaller codebook."
         ),
         numbers={"dead": dead_share, "size": worst.size},
     )
@@ -96,6 +99,7 @@ def tk013_collapsed(evidence: Evidence, others: Sequence[Evidence]) -> Finding |
         severity=_severity(evidence, "error"),
         observation=_reach_text(codebook) + _soft_note(evidence) + cause_text(evidence, others),
         advice=remedy_text(evidence, codebook),
+        imported_advice=IMPORTED_ADVICE,
         numbers=_reach_numbers(codebook),
     )
 
@@ -112,6 +116,7 @@ def tk018_nearly_collapsed(evidence: Evidence, others: Sequence[Evidence]) -> Fi
         severity=_severity(evidence, "warning"),
         observation=_reach_text(codebook) + _soft_note(evidence) + cause_text(evidence, others),
         advice=remedy_text(evidence, codebook),
+        imported_advice=IMPORTED_ADVICE,
         numbers=_reach_numbers(codebook),
     )
 
@@ -135,6 +140,7 @@ def tk014_duplicate_codes(evidence: Evidence) -> Finding | None:
         advice=(
             "Duplicates waste bits: restart them at encoder outputs, or use a smaller codebook."
         ),
+        imported_advice="Duplicates waste bits: choose a tokenizer with a smaller codebook.",
         numbers={"duplicates": share},
     )
 
@@ -159,6 +165,9 @@ def tk015_uneven_usage(evidence: Evidence) -> Finding | None:
         advice=(
             "Report perplexity next to usage, and raise the weight of the entropy loss or use a"
             " smaller codebook."
+        ),
+        imported_advice=(
+            "Report perplexity next to usage, or choose a tokenizer that uses its codes evenly."
         ),
         numbers={
             "perplexity": codebook.perplexity,

@@ -14,3 +14,5 @@ class Finding:
     observation: str  # one sentence with the numbers that violate the rule
     advice: str  # one sentence with the action to take
     numbers: dict[str, float] = field(default_factory=dict)  # those numbers by name
+    # The advice for a model that was trained elsewhere; empty if `advice` does not change training.
+    imported_advice: str = ""

@@ -51,6 +51,7 @@ def tk040_copies(evidence: Evidence) -> Finding | None:
         advice=(
             "Inspect the nearest pairs in Fidelity. Stop training earlier, or train on more images."
         ),
+        imported_advice="Inspect the nearest pairs in Fidelity before using these samples.",
         numbers={"share": result.share, "low": result.low},
     )
 
@@ -82,6 +83,10 @@ def tk041_lost_diversity(evidence: Evidence) -> Finding | None:
         advice=(
             "Inspect the samples. If they resemble real images, lower the guidance scale;"
             " otherwise train longer."
+        ),
+        imported_advice=(
+            "Inspect the samples. If they resemble real images, lower the guidance scale; otherwise"
+            " compare the settings of sampling with the published ones."
         ),
         numbers={
             "recall": recall,
@@ -120,6 +125,10 @@ def tk042_no_better_than_gaussians(evidence: Evidence) -> Finding | None:
             "Train the generator longer. Until then, differences between tokenizers are differences"
             " in speed of training."
         ),
+        imported_advice=(
+            "Compare the solver, the steps, the guidance and the scale of the latents with those"
+            " that the authors sampled with."
+        ),
         numbers={"distance": distance, "gaussian_distance": reference},
     )
 
@@ -144,6 +153,7 @@ def tk060_broken_numbers(evidence: Evidence) -> Finding | None:
         severity="error",
         observation=" ".join(sentences),
         advice="Collect the evidence again, if necessary from an earlier step.",
+        imported_advice="Evaluate the model or write its arrays again, in float32 if possible.",
         numbers={"arrays": len(invalid), "codes": num_outside},
     )
 

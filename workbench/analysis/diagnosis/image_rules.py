@@ -99,16 +99,15 @@ def tk020_reconstruction_floor(evidence: Evidence) -> Finding | None:
     reconstruction = by_evaluated["reconstructions"]
     if reconstruction.low <= MAX_FLOOR_RATIO * floor.value:
         return None
-    remedy = "train the tokenizer longer or increase its capacity"
-    if evidence.provenance.get("imported"):
-        remedy = "choose a tokenizer that reconstructs better"
+    floor_text = "No generator of these latents can be nearer than the decoder"
     return Finding(
         severity="warning",
         observation=(
             f"The distance of reconstructions to images is {reconstruction.value:.3g}; that between"
             f" two sets of real images is {floor.value:.3g}."
         ),
-        advice=f"No generator of these latents can be nearer than the decoder: {remedy}.",
+        advice=f"{floor_text}: train the tokenizer longer or increase its capacity.",
+        imported_advice=f"{floor_text}: choose a tokenizer that reconstructs better.",
         numbers={"rfd": reconstruction.value, "floor": floor.value},
     )
 

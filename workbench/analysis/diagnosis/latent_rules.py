@@ -62,6 +62,10 @@ def tk005_idle_channels(evidence: Evidence) -> Finding | None:
             " collapsed."
         ),
         advice="Lower the weight of the KL term, or train with fewer channels.",
+        imported_advice=(
+            "A generator spends capacity on channels without content: choose a tokenizer with fewer"
+            " channels."
+        ),
         numbers={"idle": num_idle, "channels": len(deviation)},
     )
 
@@ -89,6 +93,7 @@ def tk012_worse_with_more_tokens(evidence: Evidence) -> Finding | None:
                     "Do not choose a token budget by its first tokens, or train it with dropped"
                     " tails."
                 ),
+                imported_advice="Do not choose a token budget by its first tokens.",
                 numbers={"tokens": int(tokens[i + 1]), "mse": increase},
             )
     return None
@@ -106,6 +111,10 @@ def tk016_broken_latents(evidence: Evidence) -> Finding | None:
             advice=(
                 "Collect the evidence from an earlier step, and train with a lower learning rate."
             ),
+            imported_advice=(
+                "Check the precision of the weights and the value range of the images; float16 may"
+                " overflow where float32 does not."
+            ),
             numbers={"images": num_invalid},
         )
     if n > 1 and not _deviation_by_channel(moments).any():
@@ -115,6 +124,10 @@ def tk016_broken_latents(evidence: Evidence) -> Finding | None:
             advice=(
                 "The decoder ignores the latents: weaken its prior, or lower the penalty of the"
                 " bottleneck."
+            ),
+            imported_advice=(
+                "Check that all weights were loaded, and that the images have the value range of"
+                " the model."
             ),
         )
     return None
@@ -170,6 +183,7 @@ def tk050_missed_targets(evidence: Evidence) -> Finding | None:
             f" {requested[worst]:g} by over {ERROR_TOLERANCE:g} with tokens left."
         ),
         advice="Raise the halting threshold, or train longer at that error.",
+        imported_advice="Raise the halting threshold, or request a smaller error.",
         numbers={"requested": float(requested[worst]), "missed": float(missed_share[worst])},
     )
 

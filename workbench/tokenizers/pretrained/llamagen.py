@@ -1,4 +1,4 @@
-"""The VQ tokenizers of LlamaGen (arXiv:2406.06525): `llamagen:vq_ds16_c2i.pt`.
+"""The VQ tokenizers of LlamaGen (arXiv:2406.06525): `llamagen:FoundationVision/LlamaGen/FILE`.
 
 The network is that of latent diffusion under other names, and becomes a `VQGAN` that compares unit
 vectors. The same weights serve images of 256, 384 and 512 pixels.
@@ -22,8 +22,8 @@ from workbench.tokenizers.pretrained.conv_layout import (
     split_unused,
 )
 
-PATTERNS = ("*.pt", "*.safetensors")
 PUBLISHED_NAMES = ("vq_ds8_c2i", "vq_ds16_c2i", "vq_ds16_t2i")
+PATTERNS = tuple(f"{name}.pt" for name in PUBLISHED_NAMES)  # the rest are generators
 LICENSE = "MIT"
 MIDDLE_NAMES = {"0": "block_1", "1": "attn_1", "2": "block_2"}
 DECODER_LEVEL = re.compile(r"decoder\.conv_blocks\.(\d+)\.")
@@ -35,7 +35,7 @@ def load(address: Address, *, revision: str | None = None, side: Side | None = N
     Parameters
     ----------
     address : Address
-        A file, a folder with one file of weights, or a repository on the hub.
+        A file, a folder with one file of weights, or a file of a repository on the hub.
     revision : str, optional
         A branch, tag or commit on the hub.
     side : int or ImageSize, optional
