@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     return wb.Run(folder)
 
 
-@pytest.mark.parametrize("file_format", ["safetensors", "npz", "npy"])
+@pytest.mark.parametrize("file_format", ["safetensors", "npz", "npy", "parquet"])
 def test_exported_arrays_are_read_again(run, tmp_path, monkeypatch, file_format):
     monkeypatch.setattr(array_writer, "SHARD_IMAGES", 25)
     wb.export(run, tmp_path / "out", format=file_format, **EVERYTHING)
@@ -126,7 +126,7 @@ def test_what_cannot_be_exported_leaves_no_folder(run, tmp_path):
     wb.evidence(latents=ARRAYS["latents"], out=tmp_path / "latents")
     for source, options, error in (
         (run, {}, UserError),
-        (run, {"latents": True, "format": "parquet"}, UserError),
+        (run, {"latents": True, "format": "hdf5"}, UserError),
         (run, {"latents": True, "split": "val"}, UserError),
         (run, {"latents": True, "limit": 0}, UserError),
         (run, {"latents": True, "step": 5}, RunError),

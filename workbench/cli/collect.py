@@ -122,7 +122,7 @@ def export(
         bool, typer.Option("--reconstructions", help="Write the decoded images.")
     ] = False,
     file_format: Annotated[
-        str, typer.Option("--format", help="safetensors, npz or npy.")
+        str, typer.Option("--format", help="safetensors, npz, npy or parquet.")
     ] = "safetensors",
     split: Annotated[
         str,
@@ -130,6 +130,7 @@ def export(
     ] = "test",
     step: CheckpointStep = None,
     limit: OptionalLimit = None,
+    trust: TrustOption = None,
 ) -> None:
     """Write latents, codes or images to files for other programs.
 
@@ -152,6 +153,7 @@ def export(
         split=split,
         step=step,
         limit=limit,
+        trust=trust or (),
     )
     typer.echo(f"Wrote {', '.join(result.arrays)} of {result.images:,} images to {out}.")
     if result.stats is not None:

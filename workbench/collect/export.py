@@ -109,7 +109,7 @@ def export(
     latents, codes, images, reconstructions : bool
         What to write; at least one. Labels are always written, and the tokens in use if a tokenizer
         does not use all. `codebook.npy` goes with the codes.
-    format : {"safetensors", "npz", "npy"}
+    format : {"safetensors", "npz", "npy", "parquet"}
         The format. `npy` writes one file per array.
     split : {"test", "train"}
         `test` writes the images of the collected evidence, without running the model. `train`

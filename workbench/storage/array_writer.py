@@ -1,19 +1,23 @@
 """Writing of arrays with one row per image in the formats that `array_files` reads.
 
-safetensors and npz files are parts of at most 10,000 images, as LightningDiT names them. npy files
-have one array each.
+safetensors, npz and parquet files are parts of at most 10,000 images, as LightningDiT names them.
+npy files have one array each.
 """
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from workbench.core.errors import unknown
+from workbench.core.errors import missing_extra, unknown
 from workbench.storage.mapped_array import create_mapped_array
 
-FORMATS = ("safetensors", "npz", "npy")
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMATS = ("safetensors", "npz", "npy", "parquet")
 SHARD_IMAGES = 10_000
 
 
@@ -127,24 +131,26 @@ def array_writer(folder: Path, file_format: str, *, stem: str, count: int) -> Ar
     ----------
     folder : Path
         The folder, which exists.
-    file_format : {"safetensors", "npz", "npy"}
+    file_format : {"safetensors", "npz", "npy", "parquet"}
         The format.
     stem : str
-        The beginning of the names of safetensors and npz files.
+        The beginning of the names of files that have several arrays.
     count : int
         The number of images.
 
     Raises
     ------
     UserError
-        If there is no such format.
+        If there is no such format, or its library is not installed.
     """
     if file_format not in FORMATS:
         raise unknown("format of arrays", file_format, FORMATS)
     if file_format == "npy":
         return MappedWriter(folder, count)
-    save = save_safetensors if file_format == "safetensors" else _save_npz
-    return ShardWriter(folder, stem, f".{file_format}", save)
+    if file_format == "parquet" and find_spec("pyarrow") is None:
+        raise missing_extra("pyarrow", "train", "Writing parquet")
+    savers = {"safetensors": save_safetensors, "npz": _save_npz, "parquet": _save_parquet}
+    return ShardWriter(folder, stem, f".{file_format}", savers[file_format])
 
 
 def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -168,3 +174,20 @@ def save_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _save_npz(path: Path, arrays: dict[str, Any]) -> None:
     np.savez(path, **arrays)
+
+
+def _save_parquet(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    write_table(pa.table({name: _nested_lists(array) for name, array in arrays.items()}), path)
+
+
+def _nested_lists(array: np.ndarray) -> "pyarrow.Array":
+    """Return an array as a column of nested lists of equal lengths, which every reader knows."""
+    import pyarrow as pa
+
+    values = pa.array(array.reshape(-1))
+    for length in reversed(array.shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, length)
+    return values

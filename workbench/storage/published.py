@@ -134,10 +134,13 @@ class Address:
             folder = snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            page = f"{HUB_PAGE}{repository}"
+            if revision is not None:
+                page = f"{page}/tree/{revision}"
             raise UserError(
                 f"{self.location} is not on this machine and cannot be downloaded ({reason})."
                 f"{self._similar_text()} Download {_files_text(patterns)} from"
-                f" {HUB_PAGE}{repository} into a folder, and give {self.family}:FOLDER."
+                f" {page} into a folder, and give {self.family}:FOLDER."
             ) from None
         return Path(folder)
 
