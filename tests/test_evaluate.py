@@ -176,6 +176,10 @@ def test_changed_and_moved_files_are_named(tmp_path, family):
 
 def test_generator_is_trained_on_an_imported_tokenizer(tmp_path, family):
     run = evaluate(f"pooled:{family}", "digits", tmp_path / "a", limit=20)
+    with pytest.raises(RunError, match="imported"):
+        train("ae-digits", run.folder, steps=2)
+    with pytest.raises(RunError, match="imported"):
+        run.ask("pause")
     small = {"width": 16, "depth": 1, "heads": 2, "steps": 4, "save_every": 4, "batch_size": 8}
     flow = train("sit-digits", tmp_path / "flow", tokenizer=run.folder, collect=False, **small)
     assert flow.status()["state"] == "finished" and flow.config.settings["rows"] == 4

@@ -67,6 +67,9 @@ def test_reports_take_imported_runs_and_names_with_commas(tmp_path, monkeypatch)
     run = manifest["runs"][0]
     assert (run["num_tokens"], run["step"], run["checkpoint"]) == (16, 0, None)
     assert run["imported"]["kind"] == "tokenizer" and run["data"]["n"] == 20
+    tokenizer = {"name": "vae", "imported": {"address": "softvq:folder"}}
+    generator = run | {"imported": None, "tokenizer": tokenizer}
+    assert "on vae, imported from softvq:folder" in header_html(manifest | {"runs": [generator]})
 
 
 def test_own_text_is_separated_and_sanitized():

@@ -42,7 +42,7 @@ def watch(
             f"Sent command {number} ({ask}) to {run}. A running process applies it after its step."
         )
         return
-    if once:
+    if once or opened.config.imported is not None:  # nothing to follow
         typer.echo(repr(opened))
         return
     status = opened.status()

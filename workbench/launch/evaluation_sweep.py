@@ -203,8 +203,13 @@ def _default_name(model: str) -> str:
     --------
     >>> _default_name("softvq:SoftVQVAE/softvq-l-64"), _default_name("ldm:models/a.ckpt")
     ('softvq-l-64', 'a')
+    >>> _default_name("python:my_package.my_module:make_tokenizer")
+    'make_tokenizer'
     """
-    location = Path(model.partition(":")[2])
+    family, _, location_text = model.partition(":")
+    if family == "python":
+        return location_text.rpartition(":")[2]
+    location = Path(location_text)
     return location.stem if location.suffix in (".ckpt", ".pt", ".safetensors") else location.name
 
 

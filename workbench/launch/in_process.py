@@ -446,8 +446,13 @@ def _check_same_settings(
     Raises
     ------
     RunError
-        If a setting differs.
+        If a setting differs, or the run was imported.
     """
+    if run.config.imported is not None:
+        raise RunError(
+            f"{run.folder} was imported and is not trained. Give another folder for a training,"
+            f" which may begin with its weights (start={run.folder})."
+        )
     recipe = run.config.recipe
     origin = {"class": run.config.class_path} if recipe is None else {"recipe": recipe}
     started = origin | run.config.changes

@@ -391,7 +391,11 @@ class Run:
         ------
         UserError
             If the command or the term does not exist, or an argument does not fit.
+        RunError
+            If the run was imported.
         """
+        if self.config.imported is not None:
+            raise RunError(f"{self.folder} was imported, so that no process trains it.")
         # Before the first step the terms are not known; then `fit` refuses an unknown term.
         terms = self.status().get("weights", {})
         checked = control.make_command(command, terms, term=term, value=value)

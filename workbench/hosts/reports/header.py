@@ -111,8 +111,18 @@ def _describe_run(run: Mapping[str, Any]) -> str:
     if "of" in data:
         images = "images of" if data.get("split") == "all" else "held-out images of"
     described = f"{data['n']:,} {images} {data['data']}"
+    tokenizer = run.get("tokenizer")
+    source = ""
+    if tokenizer:
+        source = f" on {tokenizer['name']}{_origin(tokenizer)}"
+    if run.get("imported"):
+        return f"{run['kind']}{_origin(run)}{source} · {described}"
+    return f"{run['kind']}, step {run['step']:,}{source} · {described} · seed {run['seed']}"
+
+
+def _origin(run: Mapping[str, Any]) -> str:
+    """Return where a model was imported from; empty for a model that was trained here."""
     imported = run.get("imported")
-    if imported:
-        origin = imported.get("address") or "Python objects"
-        return f"{run['kind']}, imported from {origin} · {described}"
-    return f"{run['kind']}, step {run['step']:,} · {described} · seed {run['seed']}"
+    if not imported:
+        return ""
+    return f", imported from {imported.get('address') or 'Python objects'}"

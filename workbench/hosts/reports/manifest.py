@@ -250,8 +250,20 @@ def _describe_run(run: Run, step: int) -> dict[str, Any]:
         "images": images_of(run),
         "checkpoint": fingerprint([checkpoint]) if checkpoint.exists() else None,
         "imported": provenance.get("imported"),  # the address and the digests of its files
+        "tokenizer": _describe_tokenizer(run),
         "evidence": fingerprint(arrays),
         "versions": provenance.get("versions", {}),
+    }
+
+
+def _describe_tokenizer(run: Run) -> dict[str, Any] | None:
+    """Return the name and the origin of a generator's tokenizer; None without one."""
+    if run.tokenizer is None:
+        return None
+    imported = run.tokenizer.config.imported
+    return {
+        "name": run.tokenizer.name,
+        "imported": None if imported is None else imported.model_dump(mode="json"),
     }
 
 
