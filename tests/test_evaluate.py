@@ -233,6 +233,7 @@ def test_source_without_splits_is_evaluated_as_a_whole(tmp_path):
     run = evaluate(pooling(), tmp_path / "val", tmp_path / "own", side=8)
     evidence = run.evidence()
     assert len(evidence.images) == 12 and evidence.provenance["split"] == "all"
+    assert "all 12 images" in run.config.data.summary
     assert evidence.train_images is None and run.config.data.resize == "lanczos"
     assert evidence.names == ("a", "b") and evidence.provenance["of"] == 12
     about = Workspace(tmp_path).about(ViewState(runs=("own",)))

@@ -120,6 +120,8 @@ class DataConfig(_Section):
             return None
         kinds = {"train": "training", "test": "held-out"}
         counts = [f"{count:,} {kinds.get(name, name)}" for name, count in self.splits.items()]
+        if self.split == "all":  # nothing is trained on any of them
+            counts = [f"all {sum(self.splits.values()):,}"]
         classes = counted(len(self.names), "class", "classes") if self.names else "no classes"
         parts = [f"{' and '.join(counts)} images", classes]
         if self.skipped:
