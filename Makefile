@@ -1,6 +1,8 @@
 # Needs Python 3.11+, make and, for the browser tests, apt or an installed Chromium.
 PYTHON ?= python3
 BIN := .venv/bin
+# TORCH=torch accepts a build of torch that is not in the lock, such as that for CPUs of another version of Python.
+TORCH ?= -r requirements-torch.lock
 RUNS ?= runs
 PORT ?= 8765
 WORKERS ?= 3
@@ -98,10 +100,17 @@ lock: .venv/demo  ## write the locks after a change of pyproject.toml (needs the
 	$(PIP) uv
 	PATH="$(BIN):$$PATH" .ci/lock
 
-audit:  ## compare the locked versions with known advisories (needs the advisory service of PyPI)
+# SERVICE=osv queries OSV instead of PyPI. ADVISORIES=FOLDER needs no network: a copy of pypa/advisory-database.
+audit:  ## compare the locked versions with known advisories (needs the advisory service of PyPI, or ADVISORIES=FOLDER)
+ifdef ADVISORIES
+	$(MAKE) --no-print-directory .venv/dev
+	$(BIN)/python .ci/audit.py $(ADVISORIES)
+else
 	$(PYTHON) -m venv .audit
 	.audit/bin/pip install -q --disable-pip-version-check pip-audit
-	.audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements-dev.lock -r requirements-torch.lock
+	.audit/bin/pip-audit --strict --disable-pip --no-deps --vulnerability-service $(or $(SERVICE),pypi) \
+	  -r requirements-dev.lock -r requirements-torch.lock -r requirements-cuda.lock
+endif
 
 clean:  ## remove everything that can be made again, except the runs
 	rm -rf .venv .audit build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache report.*
@@ -113,11 +122,17 @@ browser:
 	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q && \
 	  { $$SUDO apt-get install -qy chromium-headless-shell || $$SUDO apt-get install -qy chromium; }
 
-# Packages are compared with the hashes in the locks. torch has none: its build for CPU or GPU depends on the machine.
-.venv/demo: pyproject.toml requirements.lock requirements-torch.lock
+# Packages are compared with the hashes in the locks. torch is downloaded first, because pip would prefer a build with a
+# known hash to that of a local index. Only the build for CUDA needs requirements-cuda.lock.
+IS_CUDA := import sys; from importlib.metadata import requires; sys.exit("nvidia" not in str(requires("torch")))
+
+.venv/demo: pyproject.toml requirements.lock requirements-torch.lock requirements-cuda.lock
 	$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --no-deps -r requirements.lock
-	$(PIP) -r requirements-torch.lock
+	$(BIN)/pip download -q --disable-pip-version-check --no-deps -d .venv/torch $$(grep -o '^torch==[^ ]*' requirements-torch.lock)
+	$(PIP) --no-index --find-links .venv/torch --no-deps $(TORCH)
+	rm -r .venv/torch
+	if $(BIN)/python -c '$(IS_CUDA)'; then $(PIP) --require-hashes --no-deps -r requirements-cuda.lock; fi
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,6 +1,8 @@
 """pyproject.toml, the locks and environment.yml declare the same packages."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -59,12 +61,36 @@ def test_every_requirement_is_locked(lock, extra):
 
 
 def test_every_locked_package_has_hashes():
-    for lock in ("requirements.lock", "requirements-dev.lock"):
-        for package, lines in locked_packages(lock).items():
+    names = ("requirements", "requirements-dev", "requirements-torch", "requirements-cuda")
+    locks = {name: locked_packages(f"{name}.lock") for name in names}
+    for lock in locks.values():
+        for package, lines in lock.items():
             for line in lines:
                 assert re.search(r"--hash=sha256:[0-9a-f]{64}", line), package
-            assert package not in ("torch", "torchvision") and not package.startswith("nvidia")
-    assert set(locked_packages("requirements-torch.lock")) == {"torch"}
+    assert set(locks["requirements-torch"]) == {"torch"}
+    only_for_cuda = set(locks["requirements-cuda"])
+    assert {"triton", "nvidia-cublas"} <= only_for_cuda
+    assert not only_for_cuda & {"torch", *locks["requirements"], *locks["requirements-dev"]}
+
+
+def test_advisories_of_a_local_folder_are_compared(tmp_path):
+    def advisory(package: str, events: list[dict[str, str]]) -> None:
+        folder = tmp_path / "vulns" / package
+        folder.mkdir(parents=True)
+        affected = [{"package": {"name": package}, "ranges": [{"events": events}]}]
+        (folder / "a.yaml").write_text(yaml.safe_dump({"id": package, "affected": affected}))
+
+    def audit() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / ".ci" / "audit.py", tmp_path]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert audit().returncode == 1  # not a copy of the database
+    advisory("jinja2", [{"introduced": "0"}, {"fixed": "3.1.6"}])
+    advisory("torch", [{"introduced": "99"}])
+    assert audit().returncode == 0
+    advisory("nvidia-nccl-cu13", [{"introduced": "0"}, {"last_affected": "2.29.7"}])
+    result = audit()
+    assert result.returncode == 1 and result.stdout.startswith("nvidia-nccl-cu13 2.29.7:")
 
 
 def test_locks_have_the_same_versions():
@@ -109,7 +135,6 @@ def test_citation_has_the_version_of_the_package():
 
 def test_imports_are_declared():
     import ast
-    import sys
 
     modules = {
         "faiss": "faiss-cpu",

@@ -202,6 +202,15 @@ def test_copies_of_evidence_are_ignored(runs, suffix):
     assert workspace.collected("odd") == [4] and workspace.run("odd").evidence().step == 4
 
 
+@pytest.mark.parametrize("place", [".", "odd/evidence"])
+def test_link_to_itself_hides_no_run(runs, place):
+    link = runs / place / "step-000009"
+    link.symlink_to(link.name)
+    workspace = look_at(runs)
+    assert set(workspace.runs) == {"healthy", "odd"} and not workspace.refused
+    assert workspace.collected("odd") == [4]
+
+
 def test_name_that_is_not_utf8_is_refused(runs):
     (runs / "odd").rename(os.fsdecode(os.fsencode(runs) + b"/odd\xe9"))
     workspace = look_at(runs)

@@ -185,6 +185,14 @@ def _fits_float(value: float) -> bool:
     return isinstance(value, float) or abs(value) < 1 << 63
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return True for a folder or a link to one; False for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def steps_in(folder: Path) -> list[int]:
     """Return the steps of the folders `step-000500`, ascending.
 
@@ -197,7 +205,7 @@ def steps_in(folder: Path) -> list[int]:
     """
     try:
         with os.scandir(folder) as entries:
-            matches = [STEP_NAME.fullmatch(entry.name) for entry in entries if entry.is_dir()]
+            matches = [STEP_NAME.fullmatch(entry.name) for entry in entries if is_folder(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

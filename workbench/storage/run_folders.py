@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 from workbench.core.errors import RunError, unknown
-from workbench.storage.files import printable, unreadable
+from workbench.storage.files import is_folder, printable, unreadable
 
 
 def run_folders(folder: Path) -> list[Path]:
     """Return the folders with a config.json, and those that cannot be looked into, by name."""
     try:
         with os.scandir(folder) as entries:
-            subfolders = sorted(folder / entry.name for entry in entries if entry.is_dir())
+            subfolders = sorted(folder / entry.name for entry in entries if is_folder(entry))
     except OSError as error:
         raise unreadable(folder, error) from None
     return [path for path in subfolders if _may_be_run(path)]
