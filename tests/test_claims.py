@@ -62,6 +62,7 @@ def test_arms_are_recipes_with_known_settings(scale):
         coerce_settings(one.recipe, json.loads(one.changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
 def test_tokenizers_of_every_scale_can_be_built(scale):
     """Sizes that do not fit each other would end a long run in its middle."""

@@ -55,6 +55,7 @@ def test_two_factors_predict_a_left_out_family_and_size_does_not():
     assert abs(by_name["LNC"].partial - by_name["LNC"].spearman) < 0.15
 
 
+@pytest.mark.slow
 def test_unrelated_numbers_are_not_significant():
     adjusted = [
         min(s.adjusted for s in score([family("A", (0, 0)), family("B", (0, 0))]).numbers)
