@@ -1,8 +1,8 @@
 """Execute the notebooks and store their outputs in them, small enough for GitHub.
 
 Figures and widgets are stored as still pictures, because GitHub and the documentation site run no
-JavaScript of an output. The runs are trained into `build/notebooks/runs`; a run that is finished is
-only opened.
+JavaScript of an output. The runs are trained into `build/notebooks/runs`, which is emptied first:
+all outputs are of one execution.
 
 Usage: `python -m benchmarks.notebook_outputs [NAME...]`, with the beginnings of names of notebooks
 """
@@ -195,7 +195,8 @@ def small_outputs(outputs: list[NotebookNode], pictures: Stills) -> list[Noteboo
 
 
 def main(*names: str) -> None:
-    """Execute the notebooks, one after the other, and print their sizes."""
+    """Execute the notebooks, one after the other from no run on, and print their sizes."""
+    shutil.rmtree(BUILD, ignore_errors=True)
     with stills() as pictures:
         for path in sorted(NOTEBOOKS.glob("*.ipynb")):
             if not names or path.name.startswith(names):

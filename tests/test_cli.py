@@ -13,7 +13,7 @@ import torch
 
 import workbench
 from workbench import cli
-from workbench.launch.progress_bar import progress_bar
+from workbench.core.progress_bar import progress_bar
 from workbench.launch.recipes import SYSTEMS
 from workbench.launch.settings import recipe_settings_list
 from workbench.launch.trainables import recipe_names

@@ -215,13 +215,18 @@ import weakref
 from workbench.hosts.dashboard.app import Session
 session = Session({str(trained)!r})
 session.page()
+undefined = []  # columns without a tooltip
 for name in session.analyses:
     session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
     tab = session.analyses[name]
     is_drawn = tab.figure.object is not None or tab.pictures.body.visible
     is_page = tab.result.result is not None and tab.result.result.replaces_figure
     assert is_drawn or is_page or tab.result.message.object, name
+    for column, text in tab.table.header_tooltips.items():
+        if not text and name != "setting_effects" and column not in session.workspace.runs:
+            undefined.append(f"{{name}}.{{column}}")
 assert "torch" not in sys.modules
+assert undefined == [], undefined
 print(sum(tab.figure.object is not None for tab in session.analyses.made.values()))
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

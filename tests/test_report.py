@@ -128,6 +128,7 @@ def pages(trained, adaptive, tmp_path_factory) -> dict[str, Path]:
             options = [word for key, value in values.items() for word in (f"--{key}", value)]
             process = workbench_command("report", name, *options, "--out", page)
             assert process.returncode == 0, process.stderr
+            assert "\r" not in process.stderr  # lines of progress, because this is no terminal
             pages[name] = Path(process.stdout.splitlines()[-1])
         else:
             pages[name] = report(name, page, progress=False, **values)

@@ -48,7 +48,7 @@ def collect(
     """
     from workbench.collect import collect as collect_evidence
     from workbench.collect.processes import joined_processes
-    from workbench.launch.progress_bar import collecting_bar
+    from workbench.core.progress_bar import collecting_bar
     from workbench.storage.run import Run
 
     opened = Run(run)

@@ -31,7 +31,7 @@ def watch(
     workbench watch runs/a --ask pause
     workbench watch runs/a --ask weight --term align --value 0.5
     """
-    from workbench.launch.progress_bar import progress_bar
+    from workbench.core.progress_bar import progress_bar
     from workbench.storage.jsonl import JsonlTail, is_log_record
     from workbench.storage.run import ACTIVE_STATES, Run
 

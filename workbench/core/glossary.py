@@ -340,6 +340,35 @@ OTHERS = {
     ),
 }
 
+# By the text of the button; # stands for a number.
+BUTTONS = {
+    "CSV": "Download the table of the selected images.",
+    "Python": "Show the code that makes this view.",
+    "copy link": "Copy the address of this view.",
+    "open in lens": "Show the selected images in the lens.",
+    "similar images": "Search for images that resemble the first selected one.",
+    "clear": "Select no image.",
+    "save": "Store the address of this view under the name.",
+    "add to report (r)": "Add this view to the list below; nothing is written yet.",
+    "Write report": "Write the views of the list into one HTML file.",
+    "compute": "Compute this view again.",
+    "cancel": "Stop this computation or training.",
+    "apply": "Multiply the terms of the running training from its next step on.",
+    "pause": "Wait after the current step.",
+    "resume": "Continue the training that waits.",
+    "stop": "Save a checkpoint and end; the command that started the run resumes it.",
+    "sample now": "Save preview images of the current weights.",
+    "evaluate now": "Collect evidence of the current weights.",
+    "Start training": "Add a training with these settings to the queue.",
+    "Start # trainings": "Add a training of every combination to the queue.",
+    "Resume": "Continue the chosen run from its last checkpoint, up to the step.",
+    "Clone": "Fill the form below with the settings of the chosen run.",
+    "start": "Start this training now.",
+    "remove": "Remove this training from the list; its run stays.",
+    "follow": "Open the tab Live on this run.",
+    "log": "Show or hide the output of this training.",
+}
+
 
 def control_term(analysis: str, name: str) -> Term:
     """Return the term of a control; one without an entry has its name as its label.

@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.core.image_size import ImageSize
+from workbench.core.progress_bar import progress_bar
 from workbench.data.channels import with_channels
 from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
 from workbench.data.decode_cache import DecodedImages, cached_decode
@@ -141,14 +142,12 @@ class LazyImages:
         dict of int to str
             One sentence for each damaged image, by its index.
         """
-        from tqdm import tqdm
-
         # Imports torch, which the bundled images do not need.
         from workbench.core.workers import load_in_workers
 
         starts = range(0, len(self), CHECK_BATCH)
         parts = [range(start, min(start + CHECK_BATCH, len(self))) for start in starts]
-        bar = tqdm(total=len(self), desc="checking images", unit=" images", delay=5, disable=None)
+        bar = progress_bar(total=len(self), desc="checking images", unit="image", delay=5)
         damaged: dict[int, str] = {}
         with bar:
             for part, reasons in zip(
@@ -321,18 +320,18 @@ def _open_lazily(encoded: EncodedImages, decoding: Decoding, source: str) -> Dec
 
 def _decode_all(encoded: EncodedImages, decoding: Decoding, source: str) -> DecodedImages:
     """Decode all images into one array and skip damaged ones."""
-    from tqdm import tqdm
-
     count = len(encoded)
     decoder = _Decoder(source, decoding, count)
-    rows = tqdm(
-        range(count),
+    with progress_bar(
+        total=count,
         desc=f"reading {source}",
-        unit=" images",
+        unit="image",
+        delay=1,
         disable=count <= PROGRESS_BAR_MIN_IMAGES,
-    )
-    for row in rows:
-        decoder.add(row, encoded)
+    ) as bar:
+        for row in range(count):
+            decoder.add(row, encoded)
+            bar.update()
     return decoder.finish()
 
 

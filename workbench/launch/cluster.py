@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import UserError
+from workbench.core.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from dask.distributed import Client, LocalCluster
@@ -181,14 +182,13 @@ def run_tasks(
         lost has an error.
     """
     from dask.distributed import wait
-    from tqdm import tqdm
 
     futures = {
         client.submit(function, *arguments, pure=False): name for name, arguments in tasks.items()
     }
     unfinished = set(futures)
     outcomes: list[TaskOutcome] = []
-    bar = tqdm(total=total, initial=total - len(tasks), desc=description, unit=unit, disable=None)
+    bar = progress_bar(total=total, initial=total - len(tasks), desc=description, unit=unit)
     with _stop_on_interrupt(stop_file) as interrupts, closing(bar):
         while unfinished:
             if interrupts and time.monotonic() > interrupts[0] + STOP_TIMEOUT_S:

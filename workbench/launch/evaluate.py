@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError
 from workbench.core.image_size import AnySide, as_side
+from workbench.core.progress_bar import collecting_bar
 from workbench.launch.evaluate_arrays import ARRAYS_PREFIX, evaluate_arrays
 from workbench.launch.imported_models import (
     PreparedModel,
@@ -15,7 +16,6 @@ from workbench.launch.imported_models import (
     prepare_generator,
     prepare_tokenizer,
 )
-from workbench.launch.progress_bar import collecting_bar
 from workbench.launch.setup import print_summary
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
 from workbench.storage.unfinished_run import unfinished_folder, unfinished_run

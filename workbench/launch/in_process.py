@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
 from workbench.core.progress import progress_listener
-from workbench.launch.progress_bar import (
+from workbench.core.progress_bar import (
     collecting_bar,
     count_on,
     percentage_on,

@@ -332,7 +332,7 @@ def _tokenizer_digest(run: Run, step: int) -> str:
 
 
 def _progress_bar(encoding: Encoding) -> Any:
-    from workbench.launch.progress_bar import progress_bar
+    from workbench.core.progress_bar import progress_bar
 
     return progress_bar(
         total=encoding.images.num_images,

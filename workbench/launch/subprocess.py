@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from workbench.core.errors import RunError, UserError, missing_extra
+from workbench.core.progress_bar import progress_bar
 from workbench.launch.trainables import Target, parse_target
 from workbench.storage.run import Run
 
@@ -207,14 +208,12 @@ def _follow(run: Run, process: subprocess.Popen[bytes], log_start: int) -> None:
 
     The first interrupt stops training with a checkpoint; the second ends the process at once.
     """
-    from tqdm.auto import tqdm
-
     bar: ProgressBar | None = None
     stopping = False
     while True:
         try:
             if bar is None:
-                bar = tqdm(desc=run.name, unit="step", dynamic_ncols=True)
+                bar = progress_bar(desc=run.name, unit="step")
             if process.poll() is not None:
                 break
             _update(bar, run)

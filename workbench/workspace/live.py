@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.runs.training_curves import X
 from workbench.core.errors import RunError, UserError
+from workbench.core.glossary import BUTTONS
 from workbench.storage.run import Run
 from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
@@ -239,17 +240,13 @@ class LiveModel:
     @property
     def commands(self) -> tuple[LiveCommand, ...]:
         """The commands that a host offers as buttons."""
-        if self.snapshot.state == "paused":
-            pause = LiveCommand("pause", "resume", "Continue training.")
-        else:
-            pause = LiveCommand("pause", "pause", "Wait after the current step.")
-        stop = "Save a checkpoint and end; the command that started the run resumes it."
-        return (
-            pause,
-            LiveCommand("stop", "stop", stop),
-            LiveCommand("sample", "sample now", "Save preview images of the current weights."),
-            LiveCommand("evaluate", "evaluate now", "Collect evidence of the current weights."),
-        )
+        labels = {
+            "pause": "resume" if self.snapshot.state == "paused" else "pause",
+            "stop": "stop",
+            "sample": "sample now",
+            "evaluate": "evaluate now",
+        }
+        return tuple(LiveCommand(name, label, BUTTONS[label]) for name, label in labels.items())
 
     @property
     def accepts_commands(self) -> bool:

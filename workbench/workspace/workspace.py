@@ -16,6 +16,7 @@ from cachetools import LRUCache, cached
 
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result
+from workbench.analysis.generation.distance_names import network_title
 from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
@@ -281,7 +282,7 @@ class Workspace:
             f"seed {provenance.get('seed', 0)}",
         ]
         if provenance.get("feature_extractor"):
-            facts.append(f"features of {provenance['feature_extractor']}")
+            facts.append(f"{network_title(provenance['feature_extractor'])} features")
         num_others = len(state.runs) - 1
         if num_others == 1:
             facts.append("compared with 1 other run")

@@ -17,6 +17,7 @@ from workbench.analysis.codebook.hubness import hubness
 from workbench.analysis.codebook.usage import CodebookStats, codebook_stats, worst_verdict
 from workbench.analysis.stats.dispersion import participation_ratio, spectrum
 from workbench.analysis.stats.sampling import Subset, subsample
+from workbench.core.counted import mean_count
 from workbench.core.errors import NotApplicable, UserError
 
 # Multiply-adds of one nearest-neighbor search. Larger codebooks are searched for random codes.
@@ -121,17 +122,17 @@ class CodeDistances(Result):
         if len(self.codebooks) > 1:
             size += f" of each of {len(self.codebooks)} codebooks, on average"
         causes = ", ".join(
-            f"{format_count(count)} {CAUSE_LABELS[cause]}" for cause, count in dead.items() if count
+            f"{mean_count(count)} {CAUSE_LABELS[cause]}" for cause, count in dead.items() if count
         )
         verdict = worst_verdict([codebook.verdict for codebook in self.codebooks])
-        return f"{format_count(total)} of the {size} are unused (usage: {verdict}): {causes}."
+        return f"{mean_count(total)} of the {size} are unused (usage: {verdict}): {causes}."
 
     def _distance_sentence(self) -> str:
         subset = "" if self.subset is None else f" ({self.subset})"
         return (
             f"The median distance to the nearest other code is {self._mean('median'):.3g}{subset},"
             f" and the mean length is {self._mean('norm'):.3g};"
-            f" {format_count(self._mean('duplicates'))} codes are duplicates."
+            f" {mean_count(self._mean('duplicates'))} codes are duplicates."
         )
 
     def _hubness_sentence(self) -> str:
@@ -258,11 +259,6 @@ def max_searched_codes(size: int, dim: int) -> int:
     """Return how many of `size` codes can be searched within a few seconds."""
     affordable = MAX_SEARCH_OPERATIONS // (size * dim)
     return int(min(size, max(MIN_SEARCHED_CODES, affordable)))
-
-
-def format_count(codes: float) -> str:
-    """Format a number of codes, with one decimal only if it is a fraction."""
-    return f"{codes:,.1f}" if codes % 1 else f"{codes:,.0f}"
 
 
 def _measure(

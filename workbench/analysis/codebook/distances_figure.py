@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, apply_theme
+from workbench.core.counted import mean_count
 
 if TYPE_CHECKING:
     from workbench.analysis.codebook.distances import CodeDistances
@@ -75,7 +76,7 @@ def _add_codes_by_cause(figure: go.Figure, result: CodeDistances) -> None:
         x=codes,
         y=names,
         orientation="h",
-        text=[f"{x:,.1f}" if x % 1 else f"{x:,.0f}" for x in codes],
+        text=[mean_count(x) for x in codes],
         textposition="outside",
         cliponaxis=False,
         showlegend=False,

@@ -17,7 +17,7 @@ from workbench.analysis.codebook.codes import parse_codes
 from workbench.analysis.codebook.richness import chao1
 from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.codebook.zipf import Zipf, zipf
-from workbench.core.counted import counted
+from workbench.core.counted import counted, mean_count
 
 # With fewer tokens per code, even a uniform source leaves codes unused.
 MIN_TOKENS_PER_CODE = 5.0
@@ -162,13 +162,14 @@ class CodebookUsage(Result):
         scope = ""
         tokens = counted(first.tokens, "token")
         if len(self.codebooks) > 1:
-            count = f"{self._mean('used'):,.1f}"
+            count = mean_count(self._mean("used"))
             scope = f" in each of {len(self.codebooks)} codebooks, on average"
             tokens += " each"
         return (
             f"{count} of {first.size:,} codes are used{scope} (uniform usage would use"
-            f" {self._mean('used_uniform'):,.1f} with {tokens}), perplexity"
-            f" {self._mean('perplexity'):,.1f} (uniform: {self._mean('perplexity_uniform'):,.1f})"
+            f" {mean_count(self._mean('used_uniform'))} with {tokens}), perplexity"
+            f" {self._mean('perplexity'):,.1f}"
+            f" (uniform: {mean_count(self._mean('perplexity_uniform'))})"
         )
 
     def _reason(self) -> str:

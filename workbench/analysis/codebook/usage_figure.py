@@ -11,6 +11,7 @@ from scipy.special import betaincinv
 
 from workbench.analysis.codebook.uniform_usage import uniform_counts
 from workbench.analysis.plotting.style import COLORS, DEAD_COLOR, MAGNITUDE_SCALE, apply_theme
+from workbench.core.counted import mean_count
 
 if TYPE_CHECKING:
     from workbench.analysis.codebook.usage import CodebookStats, CodebookUsage
@@ -251,15 +252,16 @@ def _add_title(figure: go.Figure, result: CodebookUsage) -> None:
     count = f"{used:,.0f}"
     scope = ""
     if len(result.codebooks) > 1:
-        count = f"{used:,.1f}"
+        count = mean_count(used)
         scope = f" in each of {len(result.codebooks)} codebooks, means shown"
     title = (
         f"Codebook usage: {_marked_verdict(result.verdict)}, {count} of {first.size:,} codes,"
         f" perplexity {perplexity:,.1f}"
     )
     subtitle = (
-        f"n = {first.tokens:,} tokens{scope} · uniform usage would use {first.used_uniform:,.1f}"
-        f" codes, perplexity {first.perplexity_uniform:,.1f}"
+        f"n = {first.tokens:,} tokens{scope} · uniform usage would use"
+        f" {mean_count(first.used_uniform)} codes,"
+        f" perplexity {mean_count(first.perplexity_uniform)}"
     )
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}},

@@ -200,12 +200,7 @@ class Fidelity(Result):
             for score in self.scores
         ]
         if self.memorization:
-            copies = self.memorization
-            sentences.append(
-                f"{100 * copies.share:.1f} % of the samples ({100 * copies.low:.1f} to"
-                f" {100 * copies.high:.1f} %) are as near to a training image as the nearest"
-                f" {100 * TAIL_SHARE:g} % of held-out images."
-            )
+            sentences.append(_near_copies_text(self.memorization))
         sentences += self.warnings
         if self.protocol:
             sentences.append(f"Protocol: {self.protocol}. {self.feature_extractor_reason}".rstrip())
@@ -455,6 +450,19 @@ def _value_text(distance: Distance) -> str:
     if np.isnan(distance.low):
         return f"{distance.value:.4g}"
     return f"{distance.value:.4g} ({distance.low:.4g} to {distance.high:.4g})"
+
+
+def _near_copies_text(copies: Memorization) -> str:
+    share = (
+        f"{100 * copies.share:.1f} % of the samples ({100 * copies.low:.1f} to"
+        f" {100 * copies.high:.1f} %) are"
+    )
+    if copies.share == 0:
+        share = "None of the samples is"
+    return (
+        f"{share} as near to a training image as the nearest {100 * TAIL_SHARE:g} % of held-out"
+        " images."
+    )
 
 
 def _warnings(sets: Sets, near_copies: Memorization | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from workbench.analysis.diagnosis.checks import rules, wording
 from workbench.analysis.diagnosis.remedies import REMEDIES
-from workbench.core.glossary import CHOICES, COLUMNS, CONTROLS, OTHERS, Term
+from workbench.core.glossary import BUTTONS, CHOICES, COLUMNS, CONTROLS, OTHERS, Term
 
 CHECKS_ADDRESS = "help/checks"
 GLOSSARY_ADDRESS = "help/glossary"
@@ -50,9 +50,15 @@ def checks_page() -> str:
 
 
 def glossary_page() -> str:
-    """Return the page of all controls, columns and menu entries."""
+    """Return the page of all columns, controls, buttons and menu entries."""
     parts = []
-    groups = {"Columns and metrics": COLUMNS, "Controls": CONTROLS, "Other words": OTHERS}
+    buttons = {label: Term(label, definition) for label, definition in BUTTONS.items()}
+    groups = {
+        "Columns and metrics": COLUMNS,
+        "Controls": CONTROLS,
+        "Buttons": buttons,
+        "Other words": OTHERS,
+    }
     for title, terms in groups.items():
         parts.append(f"<h2>{title}</h2><dl>{''.join(map(_definition, terms.values()))}</dl>")
     rows = "".join(

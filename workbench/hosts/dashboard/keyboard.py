@@ -1,4 +1,4 @@
-"""The page's keys and its address bar, both in one JavaScript module."""
+"""The page's keys, its address bar and the titles of its buttons, in one JavaScript module."""
 
 import html
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.glossary import BUTTONS
 from workbench.hosts.js.panel import component
 
 KEYS = {
@@ -56,7 +57,7 @@ class Keyboard:
         self.on_narrow = on_narrow
         self._addresses_written = 0
         self.module = component("keyboard")(
-            data="{}", view="{}", height=40, styles={"color": "white", "flex": "none"}
+            data=_message(), view="{}", height=40, styles={"color": "white", "flex": "none"}
         )
         self.module.param.watch(lambda event: self._on_message(json.loads(event.new)), "view")
         rows = "".join(
@@ -80,8 +81,8 @@ class Keyboard:
         """
         # The count makes an address that was written before a new message.
         self._addresses_written += 1
-        message = {"address": f"?{query}", "count": self._addresses_written}
-        self.module.param.update(data=json.dumps(message))
+        message = _message(address=f"?{query}", count=self._addresses_written)
+        self.module.param.update(data=message)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if "narrow" in message:
@@ -92,3 +93,8 @@ class Keyboard:
             self.help.open = not self.help.open
         elif "key" in message:
             self.on_key(str(message["key"]))
+
+
+def _message(**fields: Any) -> str:
+    """Return a message to the module, which may draw itself only after a later one was sent."""
+    return json.dumps({"titles": BUTTONS, **fields})

@@ -52,9 +52,11 @@ class LiveTab:
             width=200,
             description=CONTROLS["x"].tooltip,
         )
-        self.log = pmui.Checkbox(label="log axes", value=False, description=CONTROLS["log"].tooltip)
+        self.log = pmui.Checkbox(
+            label=CONTROLS["log"].label, value=False, description=CONTROLS["log"].tooltip
+        )
         self.smoothing = pmui.FloatSlider(
-            label="smoothing",
+            label=CONTROLS["smoothing"].label,
             start=0,
             end=MAX_SMOOTHING,
             step=0.01,
@@ -64,7 +66,7 @@ class LiveTab:
         )
         self.curves = Figure(min_width=MIN_WIDTH_PX)
         self.step = pmui.DiscreteSlider(
-            label="images of step",
+            label=OTHERS["images of step"].label,
             options=[NO_STEP],
             value=NO_STEP,
             sizing_mode="stretch_width",
@@ -73,7 +75,11 @@ class LiveTab:
             description=tooltip("images of step"),
         )
         self.images = pn.pane.PNG(
-            None, width=480, styles={"image-rendering": "pixelated"}, visible=False
+            None,
+            sizing_mode="stretch_width",
+            max_width=480,
+            styles={"image-rendering": "pixelated"},
+            visible=False,
         )
         self.compare.param.watch(lambda _: self.show(self.state.view), "value")
         self.x.param.watch(lambda _: self._draw(), "value")

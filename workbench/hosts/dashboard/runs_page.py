@@ -57,8 +57,8 @@ class RunsPage:
             label="Columns",
             options=[],
             value=[],
-            width=420,
-            styles={"max-width": "calc(100% - 20px)"},
+            sizing_mode="stretch_width",
+            max_width=420,
             description=tooltip("columns"),
         )
         self.group = pmui.Select(

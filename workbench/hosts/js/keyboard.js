@@ -1,4 +1,5 @@
 // The page's keys and its address bar: keys are sent to Python, and Python's address is written to the bar.
+// Buttons get a title when the pointer or the focus reaches them: a tooltip of Material would replace their name.
 // Keys typed into a field, or handled by another part of the page, are ignored.
 
 const FIELDS = "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable=true], " +
@@ -95,8 +96,16 @@ export default {
       if (address !== location.search) history[same ? "replaceState" : "pushState"]({ at }, "", location.pathname + address);
       first = false;
     };
+    const { titles } = JSON.parse(model.get("data"));
+    const describe = (event) => {
+      const button = event.composedPath().find((node) => node.classList?.contains("MuiButton-root"));
+      const title = button && titles[button.innerText.trim().replace(/\d+/, "#")];
+      if (title) button.title = title;
+    };
     const onHistory = () => send({ search: location.search });
     document.addEventListener("keydown", onKey);
+    document.addEventListener("mousemove", describe);
+    document.addEventListener("focusin", describe);
     window.addEventListener("popstate", onHistory);
     model.on("change:data", write);
     write();
@@ -109,6 +118,8 @@ export default {
     if (matchMedia("(prefers-color-scheme: dark)").matches) setTimeout(darken, 100);
     return () => {
       document.removeEventListener("keydown", onKey);
+      document.removeEventListener("mousemove", describe);
+      document.removeEventListener("focusin", describe);
       window.removeEventListener("popstate", onHistory);
       model.off("change:data", write);
     };

@@ -4,6 +4,8 @@ from typing import Any
 
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
+from workbench.core.progress_bar import progress_bar
+
 ENGINE = "workbench"
 
 
@@ -12,9 +14,34 @@ class ReportEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: NotebookExecutionManager, kernel_name: str, **options: Any
+        cls,
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        *,
+        shows_progress: bool = False,
+        **options: Any,
     ) -> Any:
-        """Execute the cells. If the kernel dies, mark those that it did not finish as failed."""
+        """Execute the cells. If the kernel dies, mark those that it did not finish as failed.
+
+        Parameters
+        ----------
+        nb_man : NotebookExecutionManager
+            The notebook and its progress.
+        kernel_name : str
+            The kernel to start.
+        shows_progress : bool
+            Whether to count the cells on a bar of `workbench.core.progress_bar`, which writes lines
+            to a file; the bar of papermill does not.
+        **options
+            Options of papermill.
+
+        Returns
+        -------
+        NotebookNode or None
+            The notebook, if its kernel died.
+        """
+        if shows_progress:
+            nb_man.pbar = progress_bar(total=len(nb_man.nb.cells), unit="cell", desc="Executing")
         try:
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
         except RuntimeError:

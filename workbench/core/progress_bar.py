@@ -12,10 +12,6 @@ if TYPE_CHECKING:
 
 
 LOG_INTERVAL_S = 30.0  # seconds between two lines of progress in a file
-LINE_FORMAT = (
-    "{desc}: {n_fmt} of {total_fmt} {unit}s, {percentage:.0f} %, {rate_fmt}, "
-    "{remaining} left{postfix}"
-)
 
 
 def progress_bar(**options: Any) -> "ProgressBar":
@@ -46,18 +42,31 @@ def _log_lines() -> Any:
 
     class LogLines(tqdm):  # type: ignore[type-arg]
         def __init__(self, **options: Any) -> None:
-            super().__init__(
-                mininterval=LOG_INTERVAL_S,
-                maxinterval=LOG_INTERVAL_S,
-                bar_format=LINE_FORMAT,
-                **options,
-            )
+            self._last_line = ""
+            super().__init__(mininterval=LOG_INTERVAL_S, maxinterval=LOG_INTERVAL_S, **options)
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            """Write a line of its own, once the total is known."""
-            if self.total is not None:
-                self.fp.write(f"{msg or self}\n")
+            """Write a line of its own once the total is known, and only if it is a new one."""
+            line = "" if self.total is None else msg or self._line()
+            if line != self._last_line:
+                self._last_line = line
+                self.fp.write(f"{line}\n")
                 self.fp.flush()
+
+        def _line(self) -> str:
+            """Return the count, and the speed and the time left once they are known."""
+            counts = f"{self.n} of {self.total} {self.unit}s, {self.n / max(self.total, 1):.0%}"
+            parts = [counts.replace("%", " %")]
+            finished = self.n - self.initial
+            if finished > 0:
+                state = self.format_dict
+                rate = state["rate"] or finished / max(state["elapsed"], 1e-9)
+                left = self.format_interval(max(0, self.total - self.n) / rate)
+                speed = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+                parts += [f"{speed} {self.unit}s/s", f"{left} left"]
+            if self.postfix:
+                parts.append(self.postfix)
+            return f"{self.desc.removesuffix(': ')}: {', '.join(parts)}"
 
         def close(self) -> None:
             """Write the last line, without the empty one that ends a bar."""
@@ -69,6 +78,10 @@ def _log_lines() -> Any:
         def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
             """Leave the text to the next line."""
             super().set_postfix_str(s, refresh=False)
+
+        def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+            """Leave the text to the next line."""
+            super().set_description(desc, refresh=False)
 
     return LogLines
 
