@@ -156,7 +156,7 @@ CHOICES = {
     "first": "First images",
     "worst": "Largest error first",
     "best": "Smallest error first",
-    "disagreement": "Largest difference between runs first",
+    "disagreement": "Largest difference first",
     "outlined": "Outlined",
     "enlarged": "Enlarged",
     "hidden": "Not marked",

@@ -237,6 +237,10 @@ RESULT_COLUMNS = {
     "part": "Data, training or model.",
     "setting": "Name of the setting.",
     "differs": "Whether the runs differ in this setting.",
+    "direction": "Why a higher or a lower value is better.",
+    "analysis": "The analysis that shows this measure in detail.",
+    "gfid": "gFID that is predicted for the generator in the title. Lower is better.",
+    "fd": "Fréchet distance between the features of two sets of images. Lower is better.",
 }
 
 
@@ -262,6 +266,8 @@ def column_tooltip(analysis: str, column: str) -> str:
         text = RESULT_COLUMNS[column.rpartition("_")[2]]
     if text is None and column.endswith("_standing"):
         text = "best, tied with the best, or neither."
+    if text is None and column.startswith("fd_"):  # and the features, such as `fd_hog`
+        text = RESULT_COLUMNS["fd"]
     if text is None and " " in column:  # such as `psnr RUN`
         text = RESULT_COLUMNS.get(column.partition(" ")[0].rstrip(","))
     return text or tooltip(column)

@@ -28,6 +28,8 @@ MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the t
 INVERSE_PENALTIES = (1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0)
 NUM_NEIGHBORS = 20
 MAX_NAMED_CLASSES = 20  # whose names fit on an axis
+MIN_LONG_NAME = 6  # letters of the name of a class
+PX_PER_LETTER = 6  # of a tick label
 # Training rows, training labels, test rows and seed to the labels of the test rows.
 Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
@@ -91,7 +93,10 @@ class Probes(Result):
 
     def figure(self) -> go.Figure:
         """Draw accuracies and chance, and the confusion of the linear probe on whole images."""
-        figure = make_subplots(1, 2, column_widths=[0.5, 0.5], horizontal_spacing=0.16)
+        length = max(map(len, self.classes)) if self._names_classes() else 0
+        # Long names need room at the left of the confusion and below it.
+        spacing = 0.16 if length < MIN_LONG_NAME else 0.28
+        figure = make_subplots(1, 2, column_widths=[0.5, 0.5], horizontal_spacing=spacing)
         self._draw_accuracies(figure)
         self._draw_confusion(figure)
         subtitle = (
@@ -100,8 +105,8 @@ class Probes(Result):
         )
         figure.update_layout(
             title={"text": "Probes", "subtitle": {"text": subtitle}},
-            height=460,
-            legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+            height=460 + PX_PER_LETTER * length,
+            legend={"orientation": "h", "y": -0.2 - 0.02 * length, "yanchor": "top"},
         )
         return apply_theme(figure)
 
@@ -146,6 +151,9 @@ class Probes(Result):
     def _sample(self) -> str:
         """Return a sentence if not all images were used."""
         return "" if self.subset is None else f" They use {self.subset}."
+
+    def _names_classes(self) -> bool:
+        return len(self.classes) <= MAX_NAMED_CLASSES
 
     def _draw_accuracies(self, figure: go.Figure) -> None:
         probes = self.probes[::-1]
@@ -210,7 +218,7 @@ class Probes(Result):
         )
         ticks = {
             "type": "category",
-            "showticklabels": len(names) <= MAX_NAMED_CLASSES,
+            "showticklabels": self._names_classes(),
             "dtick": 1,
         }
         title = f"predicted class ({self.probes[-1].name})"

@@ -10,7 +10,13 @@ from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.workspace.compute import ComputeJob
 
 POLL_INTERVAL_MS = 250
-CORNER = {"position": "fixed", "bottom": "16px", "right": "16px", "z-index": "1200"}
+CORNER = {
+    "position": "fixed",
+    "bottom": "16px",
+    "right": "16px",
+    "z-index": "1200",
+    "max-width": "calc(100vw - 32px)",
+}
 
 
 class JobsCard:
