@@ -240,7 +240,6 @@ RESULT_COLUMNS = {
     "direction": "Why a higher or a lower value is better.",
     "analysis": "The analysis that shows this measure in detail.",
     "gfid": "gFID that is predicted for the generator in the title. Lower is better.",
-    "fd": "Fréchet distance between the features of two sets of images. Lower is better.",
 }
 
 

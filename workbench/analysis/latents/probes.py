@@ -93,7 +93,7 @@ class Probes(Result):
 
     def figure(self) -> go.Figure:
         """Draw accuracies and chance, and the confusion of the linear probe on whole images."""
-        length = max(map(len, self.classes)) if self._names_classes() else 0
+        length = self._name_length()
         # Long names need room at the left of the confusion and below it.
         spacing = 0.16 if length < MIN_LONG_NAME else 0.28
         figure = make_subplots(1, 2, column_widths=[0.5, 0.5], horizontal_spacing=spacing)
@@ -152,8 +152,9 @@ class Probes(Result):
         """Return a sentence if not all images were used."""
         return "" if self.subset is None else f" They use {self.subset}."
 
-    def _names_classes(self) -> bool:
-        return len(self.classes) <= MAX_NAMED_CLASSES
+    def _name_length(self) -> int:
+        """Return the letters of the longest name on an axis; 0 if there are too many classes."""
+        return max(map(len, self.classes)) if len(self.classes) <= MAX_NAMED_CLASSES else 0
 
     def _draw_accuracies(self, figure: go.Figure) -> None:
         probes = self.probes[::-1]
@@ -218,12 +219,14 @@ class Probes(Result):
         )
         ticks = {
             "type": "category",
-            "showticklabels": self._names_classes(),
+            "showticklabels": self._name_length() > 0,
             "dtick": 1,
         }
         title = f"predicted class ({self.probes[-1].name})"
         figure.update_xaxes(title=title, row=1, col=2, **ticks)
-        figure.update_yaxes(title="true class", autorange="reversed", row=1, col=2, **ticks)
+        # The title of the color bar names the rows, too.
+        rows = "true class" if self._name_length() < MIN_LONG_NAME else ""
+        figure.update_yaxes(title=rows, autorange="reversed", row=1, col=2, **ticks)
 
 
 def probes(
