@@ -16,7 +16,7 @@ from benchmarks.claims.arms import Arm, Scale
 from benchmarks.claims.claim import Claim, judge_effect, worst_verdict
 from benchmarks.claims.lab import Lab
 from benchmarks.claims.results import summarize
-from benchmarks.claims.scales import LAPTOP, SCALES
+from benchmarks.claims.scales import DIGITS, LAPTOP, SCALES
 from benchmarks.claims.store import read_results, write_results
 from workbench.core.errors import UserError
 from workbench.launch.in_process import coerce_settings
@@ -36,6 +36,8 @@ TINY = Scale(
     feature_extractor="hog",
     num_samples=40,
 )
+RELEASED = [replace(scale, released=True) for scale in (LAPTOP, DIGITS)]
+ALL_SCALES = {**SCALES, **{f"{scale.name}-released": scale for scale in RELEASED}}
 
 
 def test_effect_is_shown_above_zero_in_every_seed():
@@ -55,7 +57,7 @@ def test_claim_has_the_verdict_of_its_worst_effect():
     assert worst_verdict([]) == "not shown"
 
 
-@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
+@pytest.mark.parametrize("scale", ALL_SCALES.values(), ids=list(ALL_SCALES))
 def test_arms_are_recipes_with_known_settings(scale):
     arms = [arm for claim in work.all_claims() for arm in claim.arms(scale).values()]
     for one in {need for arm in arms for need in (arm, *arm.needs) if need.is_recipe}:
@@ -63,7 +65,7 @@ def test_arms_are_recipes_with_known_settings(scale):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", SCALES.values(), ids=list(SCALES))
+@pytest.mark.parametrize("scale", ALL_SCALES.values(), ids=list(ALL_SCALES))
 def test_tokenizers_of_every_scale_can_be_built(scale):
     """Sizes that do not fit each other would end a long run in its middle."""
     scale = replace(
@@ -302,6 +304,18 @@ def test_variants_of_a_scale_multiply_steps_and_widths():
     assert wide.vit["width"] == 2 * LAPTOP.vit["width"]
     assert wide.longer == 4
     assert wide.plan == stretched.plan
+
+
+def test_networks_as_released_train_other_runs():
+    plain, released = (
+        {
+            arm.name
+            for claim in work.select_claims(["softvq", "maetok", "vavae"])
+            for arm in claim.arms(scale).values()
+        }
+        for scale in (LAPTOP, RELEASED[0])
+    )
+    assert not plain & released
 
 
 def test_some_arms_are_run_only_with_every_arm():

@@ -15,8 +15,9 @@ and from them claims.html. With --keep, the results also become part of the repo
 docs/claims.md and the README's summary are written from them. `--only maetok,karl-target` runs the
 claims of those systems, or those claims; `families` and `transforms` run only by name, and
 `--arms 6` trains the first six tokenizers of each family. `--longer 4` trains four times the steps,
-`--wider 2` uses models of twice the width, and `--full` runs every arm of the GPU scale. Each of
-these is a variant with a folder of its own, which the pages of the scale show next to it.
+`--wider 2` uses models of twice the width, `--full` runs every arm of the GPU scale, and
+`--released` uses the networks of the released SoftVQ-VAE, MAETok, VA-VAE and SiT. Each of these is
+a variant with a folder of its own, which the pages of the scale show next to it.
 """
 
 import argparse
@@ -69,6 +70,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--longer", type=int, default=1, help="multiple of the steps")
     parser.add_argument("--wider", type=int, default=1, help="multiple of the width of the models")
     parser.add_argument("--full", action="store_true", help="every arm of the GPU scale")
+    parser.add_argument(
+        "--released",
+        action="store_true",
+        help="the networks of the released SoftVQ-VAE, MAETok, VA-VAE and SiT",
+    )
     parser.add_argument("--only", default="", help="names of systems or keys of claims")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", type=int, help="first tokenizers of each family (families)")
@@ -91,6 +97,8 @@ def _variant_folder(arguments: argparse.Namespace) -> str:
         name += f"-{arguments.longer}x"
     if arguments.wider > 1:
         name += f"-{arguments.wider}w"
+    if arguments.released:
+        name += "-released"
     return f"{name}-full" if arguments.full else name
 
 
@@ -103,7 +111,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     scale: Scale = SCALES[arguments.scale].stretched(arguments.longer).widened(arguments.wider)
-    scale = replace(scale, full=scale.full or arguments.full)
+    scale = replace(scale, full=scale.full or arguments.full, released=arguments.released)
     # A variant uses the images and the feature extractor of its scale.
     is_variant = scale != SCALES[scale.name]
     shared = out.with_name(scale.name) if is_variant else out

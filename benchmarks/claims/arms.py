@@ -6,6 +6,7 @@ The same arm in two claims is one run on disk.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from typing import Any, ClassVar
 from workbench.launch.in_process import train
 from workbench.launch.recipes import CLUSTERING, CONVOLUTIONAL
 from workbench.storage.run import Run
+
+from .released import released_network
 
 FLOW_SEED_STEP = 1000  # between the seeds of two trainings of a generator on one tokenizer
 # The folder of a file on this machine, in JSON. It must not be part of a name.
@@ -148,6 +151,7 @@ class Scale:
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     longer: int = 1  # multiple of the steps above
     wider: int = 1  # multiple of the widths above
+    released: bool = False  # networks as released (`released.py`)
     max_arms: int | None = None  # tokenizers per family of the protocol; none: all
 
     def stretched(self, times: int) -> "Scale":
@@ -175,7 +179,8 @@ class Scale:
             sizes = {
                 name: value for name, value in sizes.items() if name not in ("num_tokens", "dim")
             }
-        settings = self.images | sizes | self.plan | self.extra.get(system, {}) | changes
+        network = self._network(system, sizes | changes)
+        settings = self.images | sizes | self.plan | self.extra.get(system, {}) | network | changes
         if self.cache and (settings.get("teacher") or settings.get("targets")):
             settings["cache"] = self.cache
         return Arm(f"{system}-{self.data}", json.dumps(settings, sort_keys=True), start=start)
@@ -191,5 +196,9 @@ class Scale:
 
     def generator(self, tokenizer: Arm, system: str = "sit", **changes: Any) -> Arm:
         """Return an arm that trains a generator on a tokenizer."""
-        settings = self.network | self.generator_plan | self.extra.get(system, {}) | changes
+        network = self.network | self._network(system, self.network)
+        settings = network | self.generator_plan | self.extra.get(system, {}) | changes
         return Arm(f"{system}-{self.data}", json.dumps(settings, sort_keys=True), tokenizer)
+
+    def _network(self, system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return released_network(system, settings) if self.released else {}

@@ -103,6 +103,8 @@ def variant_name(setting: JSON) -> str:
         parts.append(f"{setting['wider']} x the width")
     if setting["full"]:
         parts.append("every arm")
+    if setting.get("released"):  # older results do not have it
+        parts.append("networks as released")
     return ", ".join(parts)
 
 

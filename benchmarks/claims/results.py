@@ -77,6 +77,7 @@ def summarize(out: Path, scale: Scale, claims: Sequence[Claim], seeds: int) -> d
         "seeds": seeds,
         "longer": scale.longer,
         "wider": scale.wider,
+        "released": scale.released,
         "full": scale.full and not SCALES[scale.name].full,
         "command": _command(scale),
         "machine": _machine(),
@@ -97,6 +98,8 @@ def _command(scale: Scale) -> str:
         words += ["--wider", str(scale.wider)]
     if scale.full and not SCALES[scale.name].full:
         words += ["--full"]
+    if scale.released:
+        words += ["--released"]
     return " ".join(words)
 
 

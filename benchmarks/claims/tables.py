@@ -31,8 +31,9 @@ CAUTIONS = """\
 
 Three seeds are few, and a verdict near the threshold may change with rounding. On a CPU there are
 as many tokens as patches, except in SoftVQ-VAE's arms. Next to a verdict stands what else was
-tried: `--longer 3` trains three times the steps, `--wider 2` uses models of twice the width, and
-`--full` runs every arm of the GPU scale. The page `claims.html`, which the command writes, has
+tried: `--longer 3` trains three times the steps, `--wider 2` uses models of twice the width,
+`--full` runs every arm of the GPU scale, and `--released` uses the networks of the released
+SoftVQ-VAE, MAETok, VA-VAE and SiT. The page `claims.html`, which the command writes, has
 every number by seed. `benchmarks/claims/CHANGELOG.md` lists the changes of the rules.
 
 Numbers per image, latents against pixels:

@@ -172,6 +172,8 @@ DEFAULT_OPTIONS = ViTOptions()
 class ExtendedViTConfig(ViTConfig):
     """Sizes, and the variants of the transformers of SoftVQ-VAE and MAETok.
 
+    Autoencoders to which these are compared can have the same network.
+
     Attributes
     ----------
     encoder_class_token : bool

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.tokenizers.base import TrainableTokenizer
 
 
@@ -21,7 +21,7 @@ class AE(TrainableTokenizer):
     respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ViTConfig):
+    class Config(ExtendedViTConfig):
         """Settings of an AE.
 
         Attributes
@@ -43,7 +43,10 @@ class AE(TrainableTokenizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+        self.encoder = Encoder(config, options=config.encoder_options)
+        self.decoder = PixelDecoder(
+            config, options=config.decoder_options, modulated=config.modulated
+        )
 
     def encode(self, images: Images) -> Tokens:
         """Return the encoder's output, scaled to the radius if there is one."""

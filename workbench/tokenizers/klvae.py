@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from workbench.core.errors import UserError
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.quantizers.gaussian import GaussianBottleneck
 from workbench.tokenizers.base import TrainableTokenizer
 from workbench.tokenizers.latent_regularizers import LatentDisturbance, LatentDisturbanceConfig
@@ -21,7 +21,7 @@ class KLVAE(TrainableTokenizer):
     respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(LatentDisturbanceConfig, ViTConfig):
+    class Config(LatentDisturbanceConfig, ExtendedViTConfig):
         """Settings of a KL-VAE.
 
         Attributes
@@ -34,7 +34,7 @@ class KLVAE(TrainableTokenizer):
         beta: float = 1e-6
 
         def __post_init__(self) -> None:
-            ViTConfig.__post_init__(self)
+            ExtendedViTConfig.__post_init__(self)
             LatentDisturbanceConfig.__post_init__(self)
             if self.beta < 0:
                 raise UserError(f"beta must be at least 0, got {self.beta}.")
@@ -43,9 +43,12 @@ class KLVAE(TrainableTokenizer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder = Encoder(replace(config, dim=2 * config.dim))  # means and log variances
+        means_and_variances = replace(config, dim=2 * config.dim)
+        self.encoder = Encoder(means_and_variances, options=config.encoder_options)
         self.quantizer = GaussianBottleneck(beta=config.beta)
-        self.decoder = PixelDecoder(config)
+        self.decoder = PixelDecoder(
+            config, options=config.decoder_options, modulated=config.modulated
+        )
         self.disturbance = LatentDisturbance(config, config.dim)
 
     def encode(self, images: Images) -> Tokens:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.core.types import Images, Objective, Tokens
-from workbench.nn.vit import Encoder, PixelDecoder, ViTConfig
+from workbench.nn.vit import Encoder, ExtendedViTConfig, PixelDecoder
 from workbench.quantizers.vector import CodebookConfig
 from workbench.tokenizers.base import TrainableTokenizer
 
@@ -19,18 +19,21 @@ class VQVAE(TrainableTokenizer):
     respects_active = True
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(CodebookConfig, ViTConfig):
+    class Config(CodebookConfig, ExtendedViTConfig):
         """Settings of a VQ-VAE."""
 
         def __post_init__(self) -> None:
-            ViTConfig.__post_init__(self)
+            ExtendedViTConfig.__post_init__(self)
             CodebookConfig.__post_init__(self)
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoder, self.decoder = Encoder(config), PixelDecoder(config)
+        self.encoder = Encoder(config, options=config.encoder_options)
+        self.decoder = PixelDecoder(
+            config, options=config.decoder_options, modulated=config.modulated
+        )
         self.quantizer = config.make_quantizer(config.dim)
 
     @property
