@@ -330,6 +330,9 @@ def test_pictures_show_the_components_of_the_tokens():
         assert abs(correlation) > 0.98
     with pytest.raises(NotApplicable):
         latent_pictures(latents, images)
+    unlabeled = velocity_variance(latents)
+    assert unlabeled.constant_channels == 3
+    assert any("no labels" in note for note in unlabeled.notes)
 
 
 # Comparison

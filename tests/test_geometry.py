@@ -91,6 +91,11 @@ def test_gaussian_latents_have_the_gaussian_values():
     assert len(result.measures) == 8
     for measure in result.measures:
         assert measure.value == pytest.approx(measure.gaussian, rel=0.06, abs=0.01), measure.name
+    half, _, second, uniformity = result.perspectives()
+    assert (half.value, second.value) == pytest.approx((8, 8), rel=0.02)
+    assert uniformity.null == result["10-NN CV"].gaussian
+    other = latent_geometry(normal(400, 16, 4)).perspectives()[3]
+    assert other.incomparability(uniformity) == "channels: 4, not 8"
 
 
 def correlated(seed: int) -> np.ndarray:

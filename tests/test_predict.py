@@ -381,6 +381,12 @@ def test_published_table_is_consistent():
     # The correlations over the 13 tokenizers with both generators.
     assert np.corrcoef([ifid, xl, b])[0, 1:].round(3).tolist() == [0.877, 0.856]
     assert all(t.source for t in tokenizers)
+    assert {t.name: t.rfid for t in tokenizers if np.isfinite(t.rfid)} == {
+        "VA-VAE": 0.28,
+        "MAETok": 0.48,
+        "RAE": 0.49,
+    }
+    assert all(np.isnan(t.rfid) == (not t.quality_source) for t in tokenizers)
     assert all(c.source and 0 < c.abs_r < 1 and c.n >= 21 for c in published_correlations())
     known = {t.address for t in tokenizers if t.address}
     assert known and known <= set(wb.models()["address"])

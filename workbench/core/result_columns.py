@@ -148,6 +148,7 @@ RESULT_COLUMNS = {
     "ifid": "Interpolation FID of the tokenizer.",
     "differences": "In what the run differs from the published tokenizer.",
     # Images
+    "rfid": "Fréchet Inception distance of the reconstructions, as published. Lower is better.",
     "psnr": "Peak signal-to-noise ratio. Unit: dB. Higher is better.",
     "l1": "Mean absolute error of pixels in [0, 1]. Lower is better.",
     "mse": "Mean squared error of pixels in [0, 1]. Lower is better.",

@@ -293,7 +293,7 @@ PAPER_SCALE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fsqvae": ({"dim": 6, "levels": (8, 8, 8, 5, 5, 5), "linear_init": False}, VIT),
     **dict.fromkeys(("ae", "klvae", "taildrop", "alit"), ({"linear_init": False}, VIT)),
     "sit": (SIT_XL, FLOW | {"steps": 3_000_000}),
-    "dit": (DIT_XL, FLOW | {"steps": 7_000_000}),
+    "dit": (DIT_XL, FLOW | {"steps": 7_000_000, "clip": NO_CLIP}),
     "lightningdit": (
         LIGHTNINGDIT_XL,
         FLOW | {"steps": 80_000, "batch_size": 1024, "lr": 2e-4, "betas": (0.9, 0.95), "clip": 1e3},

@@ -51,7 +51,14 @@ class CalibrationTokenizer:
         gFID of SiT-XL and of SiT-B; NaN if it is not published.
     ifid : float
         FID of decoded interpolations between near latents.
+    rfid, psnr : float
+        Published reconstruction of the 50,000 validation images of ImageNet at 256 pixels, in dB;
+        NaN if it is not published, or only for other images, or the table of generation does not
+        name one of several checkpoints.
+    quality_source : str
+        Source of `rfid` and `psnr`.
     source : str
+        Source of the other numbers.
     """
 
     name: str
@@ -61,6 +68,9 @@ class CalibrationTokenizer:
     gfid_xl: float
     gfid_b: float
     ifid: float
+    rfid: float
+    psnr: float
+    quality_source: str
     source: str
 
 
@@ -150,6 +160,9 @@ def calibration_tokenizers() -> tuple[CalibrationTokenizer, ...]:
             gfid_xl=_number(row["gfid_sit_xl"]),
             gfid_b=_number(row["gfid_sit_b"]),
             ifid=_number(row["ifid"]),
+            rfid=_number(row["rfid"]),
+            psnr=_number(row["psnr"]),
+            quality_source=row["quality_source"],
             source=row["source"],
         )
         for row in _rows(TOKENIZERS)

@@ -9,7 +9,8 @@ Differences from the paper: errors are means over pixels where the paper's are s
 adaptive weights absorb. The perceptual and adversarial terms are off by default; with LPIPS, the
 discriminator `patchgan`, `lecam=0` and `perceptual_rise=0`, they are the paper's. The teacher sees
 images as it was trained on them (the released code does not normalize them). The stages are one run
-with one state of the optimizer (there, three runs).
+with one state of the optimizer (there, three runs). Latents are means of the posterior, or, with a
+`sample_seed`, samples as there.
 """
 
 from bisect import bisect_right

@@ -15,10 +15,11 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.base import Range, Result
+from workbench.analysis.base import Range
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.images.reconstruction import psnr_db
 from workbench.analysis.inputs import flatten_latents
+from workbench.analysis.perspectives import Perspective, PerspectiveResult
 from workbench.analysis.stats import dispersion
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, subsample
@@ -32,6 +33,35 @@ MIN_TOKENS_PER_DIMENSION = 10  # with fewer, the spectrum is dominated by sampli
 HALF_ORDER_RANK = "effective rank, order ½"
 # Effective ranks of order 2, 1 and ½, whose scale is the number of dimensions.
 RANKS = ("participation ratio", "effective rank", HALF_ORDER_RANK)
+UNIFORMITY = "10-NN CV"
+RANK_DOUBT = (
+    "Flat spectra have a larger irreducible variance, and steep ones amplify errors; which of the"
+    " two decides depends on the length of training."
+)
+UNIFORMITY_DOUBT = (
+    "Published for another measure, on t-SNE, by which a Gaussian is worse than real latents; in"
+    " arXiv 2606.03578 it predicts less than VIV."
+)
+# Measures in the comparison of latent spaces: name there, name here, meaning, doubt.
+COMPARED = (
+    (
+        "rank of order ½", HALF_ORDER_RANK,
+        "squared sum of the roots of the shares of variance, over the channels", RANK_DOUBT,
+    ),
+    (
+        "rank of order 1", "effective rank",
+        "exponential of the entropy of the shares of variance, over the channels", RANK_DOUBT,
+    ),
+    (
+        "rank of order 2", "participation ratio",
+        "one over the sum of the squared shares of variance, over the channels", RANK_DOUBT,
+    ),
+    (
+        "uniformity", UNIFORMITY,
+        "coefficient of variation of the distance to the 10th nearest token; 0: even",
+        UNIFORMITY_DOUBT,
+    ),
+)  # fmt: skip
 NAN = float("nan")
 
 
@@ -81,7 +111,7 @@ class NoiseRobustness:
 
 
 @dataclass(frozen=True, eq=False)
-class LatentGeometry(Result):
+class LatentGeometry(PerspectiveResult):
     """Measures of the latents, the spectrum of their covariance, and robustness to noise.
 
     Attributes
@@ -99,6 +129,8 @@ class LatentGeometry(Result):
         Whether a sample of the images was stratified by class.
     tokens : int
         Number of active tokens of these images.
+    points : int
+        Number of tokens whose neighbors were searched.
     standardized : bool
         Whether every channel was divided by its deviation.
     center_positions : bool
@@ -116,6 +148,7 @@ class LatentGeometry(Result):
     of: int
     is_stratified: bool
     tokens: int
+    points: int
     standardized: bool
     center_positions: bool
     seed: int
@@ -139,6 +172,29 @@ class LatentGeometry(Result):
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return Subset.if_partial(self.images, self.of, stratified=self.is_stratified)
+
+    def perspectives(self) -> tuple[Perspective, ...]:
+        """Return the effective ranks of the channels, and the uniformity of the tokens."""
+        scaling = "by channel" if self.standardized else "none"
+        conditions = (
+            ("channels", str(self.dimensions)),
+            ("tokens measured", f"{self.points:,}"),
+            ("scaling", f"{scaling}, place-free" if self.place_free else scaling),
+        )
+        return tuple(
+            Perspective(
+                name=name,
+                meaning=meaning,
+                value=self[measure].value,
+                low=self[measure].low,
+                high=self[measure].high,
+                null=self[measure].gaussian,
+                null_case="isotropic Gaussian",
+                reason=doubt,
+                conditions=conditions,
+            )
+            for name, measure, meaning, doubt in COMPARED
+        )
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure, one per noise level with its PSNR in dB, and the scale.
@@ -178,7 +234,7 @@ class LatentGeometry(Result):
     def summary(self) -> str:
         """Return filled directions, uniformity, and the cost of noise, next to the Gaussian."""
         ratio, top = self["participation ratio"], self["top share"]
-        norm, density = self["norm CV"], self["10-NN CV"]
+        norm, density = self["norm CV"], self[UNIFORMITY]
         sentences = [
             f"The latents fill about {ratio.value:.3g} of {self.dimensions} directions"
             f" (participation ratio; Gaussian: {ratio.gaussian:.3g}); the largest direction has"
@@ -311,6 +367,7 @@ def latent_geometry(
         of=n,
         is_stratified=labels is not None,
         tokens=num_tokens,
+        points=len(token_sample),
         standardized=standardize,
         center_positions=center_positions,
         seed=seed,
@@ -395,7 +452,7 @@ def _token_measures(
         HALF_ORDER_RANK: dispersion.half_order_rank(gaussian_shares),
         "top share": gaussian_shares[0],
         "norm CV": dispersion.gaussian_norm_variation(d),
-        "10-NN CV": neighbor_variation,
+        UNIFORMITY: neighbor_variation,
     }
     return [
         Measure(

@@ -18,6 +18,8 @@ class LatentsResult(PerspectiveResult):
         The images that were measured, if they are not all.
     tokens, channels : int
         Shape of the latents of an image.
+    constant_channels : int
+        Channels that are equal in all images and tokens, and stay 0.
     scaling : str
         `by channel` or `all alike`.
     """
@@ -27,9 +29,20 @@ class LatentsResult(PerspectiveResult):
     selection: Subset | None
     tokens: int
     channels: int
+    constant_channels: int
     scaling: str
 
     @property
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return self.selection
+
+    def remarks(self) -> str:
+        """Return sentences, after a space, on constant channels and on a subsample."""
+        if not self.constant_channels:
+            return self.subset_note()
+        verb = "is" if self.constant_channels == 1 else "are"
+        return (
+            f" {self.constant_channels} of {self.channels} channels {verb} constant and stay"
+            f" 0.{self.subset_note()}"
+        )

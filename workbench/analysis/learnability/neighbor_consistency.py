@@ -162,7 +162,7 @@ class NeighborConsistency(LatentsResult):
                 f" {self.neighbors} images, whose neighbors cannot all agree."
             )
         sentences.append("Compare only equal images, classes and numbers of neighbors.")
-        return " ".join(sentences) + self.subset_note()
+        return " ".join(sentences) + self.remarks()
 
     def _conditions(self) -> Conditions:
         return (
@@ -262,6 +262,7 @@ def neighbor_consistency(
         selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
+        constant_channels=scaled.constant_channels,
         scaling=scaling,
         seed=seed,
     )

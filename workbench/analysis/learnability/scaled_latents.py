@@ -140,6 +140,11 @@ class ScaledLatents:
         return self.latents.shape[2]
 
     @property
+    def constant_channels(self) -> int:
+        """Number of channels that are constant up to rounding."""
+        return int((self.factor == 0).sum())
+
+    @property
     def numbers(self) -> int:
         """Numbers per image: tokens times channels."""
         return self.tokens * self.channels

@@ -167,11 +167,11 @@ class SpatialStructure(LatentsResult):
             f" {self.null_rmsc:.3f})."
         )
         if self.missing:
-            return f"{rmsc} {self.missing}{self.subset_note()}"
+            return f"{rmsc} {self.missing}{self.remarks()}"
         return (
             f"Near tokens are more similar than distant ones by a cosine of {raw.lds.value:.3f}"
             f" (LDS; {free.lds.value:.3f} without position means; white noise: 0). {rmsc}"
-            f" Compare LDS and CDS only at equal grids.{self.subset_note()}"
+            f" Compare LDS and CDS only at equal grids.{self.remarks()}"
         )
 
     def _perspective(
@@ -275,6 +275,7 @@ def spatial_structure(
         selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
+        constant_channels=scaled.constant_channels,
         scaling=scaling,
         seed=seed,
     )

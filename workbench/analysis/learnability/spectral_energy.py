@@ -168,7 +168,7 @@ class SpectralEnergy(LatentsResult):
         if self.note:
             sentences.append(self.note)
         sentences.append("Compare only equal grids.")
-        return " ".join(sentences) + self.subset_note()
+        return " ".join(sentences) + self.remarks()
 
     def _high_share(self, spectrum: EnergySpectrum, name: str) -> Perspective:
         value, low, high = spectrum.high_shares[1].tolist()
@@ -275,6 +275,7 @@ def spectral_energy(
         selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
+        constant_channels=scaled.constant_channels,
         scaling=scaling,
     )
 

@@ -209,7 +209,7 @@ class VelocityVariance(LatentsResult):
             sentences.append(f"The entanglement of tokens and channels is {self.entanglement:.2f}.")
         if self.flow is not None:
             sentences.append(self.flow.sentence())
-        return " ".join([*sentences, *self.notes]) + self.subset_note()
+        return " ".join([*sentences, *self.notes]) + self.remarks()
 
     def _shares_sentence(self) -> str:
         share = self.shares
@@ -368,7 +368,10 @@ def velocity_variance(
     # Without labels there is one class, whose means are those of the positions.
     means = class_means(scaled, target, len(sizes))
     times = np.linspace(0, 1, NUM_TIMES)
-    spectra, notes = _class_spectra(scaled, target, sizes) if labels is not None else ([], [])
+    spectra: list[Spectrum] = []
+    notes = ["There is no estimate by class: the images have no labels."]
+    if labels is not None:
+        spectra, notes = _class_spectra(scaled, target, sizes)
     estimates, reasons = _estimates(scaled, means, target, spectra, seed)
     flow = flow_loss(evidences, scaled, means, target)
     curves = np.array([spectrum.at(times) for spectrum in spectra])
@@ -390,6 +393,7 @@ def velocity_variance(
         selection=scaled.selection,
         tokens=scaled.tokens,
         channels=scaled.channels,
+        constant_channels=scaled.constant_channels,
         classes=len(sizes) if labels is not None else 0,
         scaling=scaling,
         center_positions=center_positions,

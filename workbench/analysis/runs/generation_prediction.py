@@ -123,6 +123,8 @@ class GenerationPrediction(Result):
                 "ifid": tokenizer.ifid,
                 "gfid, SiT-XL": tokenizer.gfid_xl,
                 "gfid, SiT-B": tokenizer.gfid_b,
+                "rfid": tokenizer.rfid,
+                "psnr": tokenizer.psnr,
                 "source": tokenizer.source,
             }
             for tokenizer in self.tokenizers
