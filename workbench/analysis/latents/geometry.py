@@ -179,7 +179,7 @@ class LatentGeometry(PerspectiveResult):
         conditions = (
             ("channels", str(self.dimensions)),
             ("tokens measured", f"{self.points:,}"),
-            ("scaling", f"{scaling}, place-free" if self.place_free else scaling),
+            ("scaling", f"{scaling}, position-centered" if self.center_positions else scaling),
         )
         return tuple(
             Perspective(
