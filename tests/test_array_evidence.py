@@ -336,6 +336,7 @@ def test_padding_has_the_color_of_other_codes():
         {"latents": np.where(TOKENS > 6, np.nan, TOKENS)},
         {"latents": np.where(TOKENS > 6, np.inf, TOKENS)},
         {"latents": TOKENS.astype(np.float64) * 1e200},
+        {"latents": np.ma.masked_greater(TOKENS, 0)},
         {"latents": TOKENS[:, 0]},
         {"latents": TOKENS.astype(int)},
         {"latents": TOKENS[:0]},

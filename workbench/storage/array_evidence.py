@@ -244,6 +244,8 @@ def _merged(stored: Mapping[str, Parts], arguments: Mapping[str, Any]) -> dict[s
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise UserError(f"{name} has masked values. Leave out these images.")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # such as a tensor on a GPU
