@@ -205,6 +205,17 @@ EXTENSIBLE = {
 }
 
 
+def test_results_are_constructed_with_keywords():
+    """Another order of the fields of a result can then not exchange their values."""
+    for path in (PACKAGE / "analysis").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", ())]
+            if any(base.endswith("Result") for base in bases):
+                for decorator in decorators:
+                    assert "kw_only=True" in decorator or "dataclass" not in decorator, node.name
+
+
 def test_classes_are_extensible_or_final():
     """No class inherits from another concrete class of this package."""
     classes = {

@@ -15,12 +15,13 @@ from skimage.metrics import peak_signal_noise_ratio
 import workbench as wb
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable, RunError, UserError
+from workbench.core.image_url import png_url
 from workbench.explore.loaded_run import LoadedRun
 from workbench.hosts.js import source, static
 from workbench.hosts.js.jupyter import STYLE
 from workbench.hosts.notebook.lens_view import LensView
 from workbench.storage.run import Run
-from workbench.workspace.encoding import base64_array, png_url
+from workbench.workspace.encoding import base64_array
 from workbench.workspace.map_layout import point_data, snap_to_grid
 from workbench.workspace.selection import points_in_polygon
 

@@ -14,7 +14,7 @@ MAX_RUNS = 4  # panels that can be compared without much scrolling
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SideBySide(Result):
     """The results of one analysis for several runs.
 

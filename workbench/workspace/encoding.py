@@ -1,14 +1,14 @@
-"""Encode arrays and images as text for a page: base64, `data:` addresses, thumbnail sheets."""
+"""Encode arrays and images as text for a page: base64 and thumbnail sheets."""
 
 import base64
-import io
 from typing import Any
 
 import numpy as np
 
+from workbench.core.image_url import webp_url
+
 MAX_THUMBNAILS = 4096
 THUMBNAIL_SIZE_PX = 32
-WEBP_QUALITY = 85
 
 
 def base64_array(array: np.ndarray) -> str:
@@ -31,16 +31,6 @@ def base64_array(array: np.ndarray) -> str:
     """
     little_endian = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
     return base64.b64encode(little_endian.tobytes()).decode()
-
-
-def png_url(pixels: np.ndarray) -> str:
-    """Encode an image, uint8 (h, w, 1, 3 or 4), as a lossless `data:` address."""
-    return _image_url(pixels, "png")
-
-
-def webp_url(pixels: np.ndarray) -> str:
-    """Encode an image, uint8 (h, w, 1 or 3), as a small, slightly lossy `data:` address."""
-    return _image_url(pixels, "webp", quality=WEBP_QUALITY)
 
 
 def thumbnail_sheet(images: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
@@ -81,12 +71,3 @@ def _block_means(image: np.ndarray, block: int) -> np.ndarray:
     h, w = image.shape[0] // block, image.shape[1] // block
     blocks = image[: h * block, : w * block].reshape(h, block, w, block, -1)
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
-
-
-def _image_url(pixels: np.ndarray, image_format: str, **options: Any) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return f"data:image/{image_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -23,10 +23,10 @@ from workbench.analysis.plotting.image_grid import compose
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.result_cache import lookup
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.image_url import png_url
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 from workbench.workspace.controls import coerce_controls
-from workbench.workspace.encoding import png_url
 from workbench.workspace.filters import apply_filter, check_values, parse_filter
 from workbench.workspace.map_layout import layout_of_run, snap_to_grid
 from workbench.workspace.selection import Selection, points_in_polygon

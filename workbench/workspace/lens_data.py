@@ -6,8 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
+from workbench.core.image_url import png_url
 from workbench.explore.image_grid import ImageGrid
-from workbench.workspace.encoding import png_url
 
 
 def module_data(grid: ImageGrid) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MAX_POINTS = 4000
 MIN_CORRELATED_CODES = 3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CascadeDisplacement(Result):
     """The value table E compared with the index table F that it started as."""
 

@@ -34,7 +34,7 @@ class CodebookChurn:
     regrouped: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeChurn(Result):
     """Changes of every codebook, and of every token position."""
 

@@ -39,7 +39,7 @@ class CodePair:
     surprise: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeCooccurrence(Result):
     """Co-occurrence of the most frequent codes."""
 

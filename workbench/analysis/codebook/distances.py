@@ -82,7 +82,7 @@ class CodebookDistances:
     hubness_gaussian_max: float  # largest of the five
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeDistances(Result):
     """Distances of every codebook."""
 

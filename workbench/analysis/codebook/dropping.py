@@ -24,7 +24,7 @@ NUM_SIZES = 60
 MAX_DISTANCES_IN_MEMORY = 1 << 23
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeDropping(Result):
     """Error that smaller codebooks add, averaged over the codebooks."""
 

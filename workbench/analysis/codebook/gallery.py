@@ -39,7 +39,7 @@ class GalleryRow:
     distance: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeGallery(Result):
     """One row of patches or images for each of some codes."""
 

@@ -48,7 +48,7 @@ class CodeInformationRow:
         return self.plug_in - self.shuffled
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodeInformation(Result):
     """Information of codes about position and class, and class purity of frequent codes."""
 

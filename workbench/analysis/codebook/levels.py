@@ -20,7 +20,7 @@ from workbench.core.errors import NotApplicable
 ROW_HEIGHT_PX = 44
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LevelUsage(Result):
     """Frequency of each level of each channel, over all codebooks."""
 

@@ -46,7 +46,7 @@ class ContextCost:
     shuffled: float  # the same with the tokens of each image in random order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CodePrediction(Result):
     """Bits per token without context, given the position, and given the left neighbor."""
 

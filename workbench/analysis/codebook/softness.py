@@ -27,7 +27,7 @@ BLOCK_IMAGES = 1000  # whose latents are in memory at once
 Estimate = tuple[float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodebookSoftness(Result):
     """Number of codes that tokens mix, and length of the resulting latents."""
 

@@ -109,7 +109,7 @@ class CodebookStats:
         return float(np.log2(self.perplexity_uniform))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CodebookUsage(Result):
     """Usage of every codebook of a tokenizer.
 

@@ -90,7 +90,7 @@ class Group:
         return f"{len(self.runs)} runs: {', '.join(self.runs[:MAX_NAMED_RUNS])}, …"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checks(Result):
     """Outcomes of all rules for all runs, the most severe first."""
 

@@ -18,7 +18,7 @@ from workbench.core.errors import NotApplicable, UserError
 MAX_LABELED_CLASSES = 20  # more classes are numbered on the axes
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ClassPrediction(Result):
     """Accuracy on held-out images, and the confusion matrix."""
 

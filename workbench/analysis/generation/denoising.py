@@ -12,7 +12,7 @@ from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, UserError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DenoisingLoss(Result):
     """Loss by time. It is comparable between checkpoints on one latent space only."""
 

@@ -24,7 +24,7 @@ NARROW_ROW_IMAGES = 9
 ALL_CLASSES = "any"  # the class of an unconditional generator
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Samples(Result):
     """Generated images by class."""
 

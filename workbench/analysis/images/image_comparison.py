@@ -36,7 +36,7 @@ ORDER_TEXTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageComparison(Result):
     """One page of originals and reconstructions of several runs.
 

@@ -47,7 +47,7 @@ class PublishedFigure:
         return LABELS[self.metric]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PublishedFigures(Result):
     """Published and measured figures of the runs that are known checkpoints.
 

@@ -31,7 +31,7 @@ SIMILARITY_LABELS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Reconstruction(PerspectiveResult):
     """PSNR and absolute error of every image, and a grid of example images.
 

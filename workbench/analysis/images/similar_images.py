@@ -19,7 +19,7 @@ from workbench.storage.evidence import Evidence
 IMAGES_PER_BATCH = 1024
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SimilarImages(Result):
     """The nearest images of one image, in each run.
 

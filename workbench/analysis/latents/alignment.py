@@ -67,7 +67,7 @@ class AlignmentMeasure:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeacherAlignment(Result):
     """Agreement of latents with a teacher's features of the same images, and of other images.
 

@@ -110,7 +110,7 @@ class NoiseRobustness:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentGeometry(PerspectiveResult):
     """Measures of the latents, the spectrum of their covariance, and robustness to noise.
 

@@ -36,7 +36,7 @@ MAX_COMPONENTS = 64
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ModeComparison(Result):
     """Held-out likelihood of each run by number of Gaussians, and the number needed for a target.
 

@@ -47,7 +47,7 @@ MIN_STABILITY = 0.5  # adjusted Rand index below which the fits find different m
 MIN_EXPLAINED_VARIANCE = 0.9  # below which a warning is shown
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MixtureModes(Result):
     """Number of modes: an estimate, its range, the curves behind it, and its nulls.
 

@@ -55,7 +55,7 @@ class Probe:
     shuffled: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Probes(Result):
     """Four probes, chance, and the confusion of the linear probe on whole images.
 

@@ -36,7 +36,7 @@ from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
 MIN_IMAGES = 5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentMap(Result):
     """A map of the images of one run, with the share of neighborhoods that it preserves.
 

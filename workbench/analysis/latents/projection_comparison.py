@@ -24,7 +24,7 @@ from workbench.storage.evidence import Evidence
 MAX_MAPS = 9
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LatentMaps(Result):
     """The maps of several runs of the same images.
 

@@ -3,12 +3,12 @@
 One PNG keeps the JSON of a figure small and the pixels of the images square.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+
+from workbench.core.image_url import png_url
 
 MIN_CELL_PX = 64  # smallest side of an image in the grid: an 8 by 8 digit is enlarged eight times
 GAP_PX = 6  # transparent pixels between images, through which the page's background shows
@@ -70,7 +70,7 @@ def draw(
     num_rows = shape[0]
     height, width = mosaic.shape[:2]
     row_centers = [(row + 0.5) * height / num_rows for row in range(num_rows)]
-    figure = go.Figure(go.Image(source=_png_url(mosaic), hoverinfo="skip"))
+    figure = go.Figure(go.Image(source=png_url(mosaic), hoverinfo="skip"))
     figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     figure.update_xaxes(range=[0, width], constrain="domain", constraintoward="left")
     figure.update_yaxes(
@@ -79,11 +79,3 @@ def draw(
     figure.update_yaxes(showgrid=False, zeroline=False, ticklabelstandoff=6)
     figure.update_yaxes(range=[height, 0], constrain="domain", constraintoward="top")
     return figure.update_layout(height=num_rows * row_height + 120)
-
-
-def _png_url(image: np.ndarray) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -52,7 +52,7 @@ CANDIDATE_METRICS: dict[str, MetricInfo] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """A metric of a candidate with its 95 % interval."""
 
@@ -202,7 +202,9 @@ class Measurements:
                 standing = "tied" if run in tied else ""
                 if run == best:
                     standing = "best"
-                rows.setdefault(run, {})[metric] = Measurement(value, low, high, standing)
+                rows.setdefault(run, {})[metric] = Measurement(
+                    value=value, low=low, high=high, standing=standing
+                )
         return rows
 
 

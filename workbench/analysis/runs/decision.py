@@ -62,7 +62,7 @@ class Strip:
     is_by_class: bool = False  # equally many images of each class
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Decision(Result):
     """The run to choose for a goal, next to its alternatives."""
 

@@ -58,7 +58,7 @@ class DiagnosticCorrelation:
         return "higher" if self.spearman < 0 else "lower"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class GenerationPredictors(Result):
     """Diagnostics ranked by their correlation with the generation distance."""
 

@@ -66,7 +66,7 @@ class MetricDifference:
         return self.better / (self.better + self.tied + self.worse)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricComparison(Result):
     """Differences of runs to the first on the same images."""
 

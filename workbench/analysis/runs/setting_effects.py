@@ -44,7 +44,7 @@ class SettingEffect:
         return len(set(self.values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SettingEffects(Result):
     """A metric of runs and the settings in which they differ."""
 

@@ -50,7 +50,7 @@ class Setting:
         return self.is_comparable and len(set(self.known_values)) > 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SettingsComparison(Result):
     """The settings of runs side by side."""
 

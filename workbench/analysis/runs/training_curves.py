@@ -40,7 +40,7 @@ class TrainingCurve:
     smoothed: np.ndarray  # empty without smoothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingCurves(Result):
     """Logged numbers of the runs over training."""
 

@@ -73,7 +73,7 @@ class BudgetPoint:
         return costs[kind]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenBudget(Result):
     """Quality against cost, and the runs that could not be compared."""
 

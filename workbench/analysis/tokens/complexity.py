@@ -46,7 +46,7 @@ class ComplexityCorrelation:
     perfect: float | None = None  # of a perfect halting; None if it is not known
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TokenComplexity(Result):
     """Tokens per image compared with measures of complexity."""
 

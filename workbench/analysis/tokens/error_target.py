@@ -48,7 +48,7 @@ class ErrorRequest:
     avoidable: float | None = None  # fraction of images above, where some budget meets it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ErrorTarget(Result):
     """Requested and reached errors, in ascending order of the request."""
 

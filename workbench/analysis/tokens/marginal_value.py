@@ -42,7 +42,7 @@ class TokenStep:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MarginalTokenValue(Result):
     """Drop in error per token, and the total drop of each image."""
 

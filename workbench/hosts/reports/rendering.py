@@ -1,29 +1,12 @@
-"""The Jinja environment of every HTML page and fragment in this package."""
+"""Templates, stylesheets and scripts of reports."""
 
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from workbench.core import html_templates
 
 PACKAGE_FOLDER = Path(__file__).parent
 TEMPLATE_FOLDER = PACKAGE_FOLDER / "templates"
-
-
-@cache
-def environment() -> "Environment":
-    """Return the Jinja environment: values are escaped unless they are `markupsafe.Markup`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(TEMPLATE_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def render(template: str, **values: Any) -> str:
@@ -41,7 +24,7 @@ def render(template: str, **values: Any) -> str:
     str
         HTML.
     """
-    return environment().get_template(f"{template}.html.j2").render(**values)
+    return html_templates.render(TEMPLATE_FOLDER / f"{template}.html.j2", **values)
 
 
 def asset(name: str) -> str:

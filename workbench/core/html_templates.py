@@ -1,0 +1,54 @@
+"""HTML from Jinja templates, in which values are escaped."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@cache
+def environment(folder: Path) -> "Environment":
+    """Return the environment of the templates in a folder.
+
+    Values are escaped unless they are `markupsafe.Markup`, and an unknown variable is an error.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder with the templates.
+
+    Returns
+    -------
+    jinja2.Environment
+        The same object for the same folder.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(template: Path, **values: Any) -> str:
+    """Render a template.
+
+    Parameters
+    ----------
+    template : Path
+        A file with the suffix `.html.j2`.
+    **values
+        Variables of the template. Text is escaped.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return environment(template.parent).get_template(template.name).render(**values)
