@@ -77,14 +77,18 @@ def check_sizes(columns: Mapping[str, Column], grid: Grid | None) -> None:
         name: columns[name].row_shape for name in ("images", "reconstructions") if name in columns
     }
     if len(set(shapes.values())) > 1:
+        images, reconstructions = (
+            f"{described(name, columns[name].parts)} are {sizes(shape)}"
+            for name, shape in shapes.items()
+        )
         raise UserError(
-            f"The images are {sizes(shapes['images'])} (rows × columns × colors) and the "
-            f"reconstructions are {sizes(shapes['reconstructions'])}; both must be of one size."
+            f"The {images} (rows × columns × colors) and the {reconstructions}; both must be of"
+            " one size."
         )
     for name, (height, width, _) in shapes.items():
         if grid is not None and (height % grid[0] or width % grid[1]):
             raise UserError(
-                f"The {name} have {height} × {width} pixels, which the grid of {sizes(grid)} "
+                f"The {described(name, columns[name].parts)} have {height} × {width} pixels, which the grid of {sizes(grid)} "
                 "tokens does not divide. Resize them as the tokenizer saw them."
             )
 
