@@ -211,7 +211,7 @@ def test_sets_are_cut_to_the_smallest():
         normal(80, 3), normal(200, 3, seed=1), normal(80, 3, seed=2), normal(40, 3, seed=3)
     )
     assert result.n == 40
-    assert "40 images of the smallest, samples" in result.summary()
+    assert any("40" in warning and "samples" in warning for warning in result.warnings)
 
 
 def test_cutting_keeps_images_and_reconstructions_paired():
