@@ -207,11 +207,14 @@ class Explorer:
         if not self.workspace.runs:
             return _guide_html(self.workspace)
         runs = self.runs[list(PAGE_COLUMNS)].fillna({"data": ""})
+        # A missing count makes the others floating-point numbers.
+        runs["tokens"] = runs["tokens"].convert_dtypes()
         table = runs.to_html(index=False, border=0, float_format="{:.1f}".format, na_rep="")
         try:
             content = self.result._repr_html_()
         except UserError as error:
             content = f"<p><em>{html.escape(str(error))}</em></p>"
+        table = f'<div style="margin-bottom: 12px">{table}</div>'
         return table + _refused_html(self.workspace) + content
 
     def _ipython_display_(self) -> None:
