@@ -55,17 +55,18 @@ def _log_lines() -> Any:
 
         def _line(self) -> str:
             """Return the count, and the speed and the time left once they are known."""
-            counts = f"{self.n} of {self.total} {self.unit}s, {self.n / max(self.total, 1):.0%}"
+            total = self.total or 0
+            counts = f"{self.n} of {total} {self.unit}s, {self.n / max(total, 1):.0%}"
             parts = [counts.replace("%", " %")]
             finished = self.n - self.initial
             if finished > 0:
                 state = self.format_dict
                 rate = state["rate"] or finished / max(state["elapsed"], 1e-9)
-                left = self.format_interval(max(0, self.total - self.n) / rate)
+                left = self.format_interval(max(0, total - self.n) / rate)
                 speed = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
                 parts += [f"{speed} {self.unit}s/s", f"{left} left"]
             if self.postfix:
-                parts.append(self.postfix)
+                parts.append(str(self.postfix))
             return f"{self.desc.removesuffix(': ')}: {', '.join(parts)}"
 
         def close(self) -> None:

@@ -76,7 +76,7 @@ def _add_codes_by_cause(figure: go.Figure, result: CodeDistances) -> None:
         x=codes,
         y=names,
         orientation="h",
-        text=[mean_count(x) for x in codes],
+        text=[mean_count(float(x)) for x in codes],
         textposition="outside",
         cliponaxis=False,
         showlegend=False,

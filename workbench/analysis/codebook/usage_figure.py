@@ -252,7 +252,7 @@ def _add_title(figure: go.Figure, result: CodebookUsage) -> None:
     count = f"{used:,.0f}"
     scope = ""
     if len(result.codebooks) > 1:
-        count = mean_count(used)
+        count = mean_count(float(used))
         scope = f" in each of {len(result.codebooks)} codebooks, means shown"
     title = (
         f"Codebook usage: {_marked_verdict(result.verdict)}, {count} of {first.size:,} codes,"
