@@ -562,7 +562,9 @@ def test_largest_figures_are_omitted_from_a_large_page(monkeypatch):
     outputs = [new_output("display_data", mime_bundle(figure)) for figure in figures]
     module = static("lens", {"rows": "many " * 60_000}, {}, height=600, title="A lens & more")
     outputs.append(new_output("display_data", {"text/html": module}))
-    max_bytes = len(get_plotlyjs().encode()) + 250_000
+    cards = "<p>" + "card " * 30_000 + "</p>"  # stay, and leave less room for figures
+    outputs.append(new_output("display_data", {"text/html": cards}))
+    max_bytes = len(get_plotlyjs().encode()) + 250_000 + len(cards)
     monkeypatch.setattr(report_page, "MAX_PAGE_BYTES", max_bytes)
     page = to_html(new_notebook(cells=[new_code_cell(outputs=outputs)]), title="Small")
     assert len(page.encode()) <= max_bytes and page.count("<figure") == 2

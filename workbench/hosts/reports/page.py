@@ -209,8 +209,13 @@ def _place_figures(notebook: Any, max_bytes: int) -> None:
         for output in _outputs_with(notebook, HTML_MIME)
         if (match := MODULE_IFRAME.match(output.data[HTML_MIME]))
     ]
+    rest = sum(
+        len(output.data[HTML_MIME])  # tables, and cards with pictures
+        for output in _outputs_with(notebook, HTML_MIME)
+        if PLOTLY_MIME not in output.data
+    ) - sum(len(module.html) for module in modules)
     fragments = [_figure(output) for output in _outputs_with(notebook, PLOTLY_MIME)] + modules
-    total = sum(len(fragment.html) for fragment in fragments)
+    total = rest + sum(len(fragment.html) for fragment in fragments)
     for fragment in sorted(fragments, key=lambda fragment: len(fragment.html), reverse=True):
         fragment.data[HTML_MIME] = fragment.html
         if total > max_bytes:
