@@ -19,9 +19,9 @@ from workbench.core.image_size import ImageSize
 from workbench.data import ImageSet, bundled, decode_cache, load
 from workbench.data.channels import with_channels
 from workbench.data.decode import FORMATS, MAX_FILE_BYTES, decode
-from workbench.data.parquet import content
 from workbench.data.shapes import AMPLITUDES
 from workbench.data.split import held_out_mask
+from workbench.data.table_columns import content
 
 
 def noise(height: int = 32, width: int = 32, seed: int = 0) -> Image.Image:

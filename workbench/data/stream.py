@@ -28,15 +28,13 @@ from workbench.data.encoded import index_hash
 from workbench.data.images import ImageSet
 from workbench.data.lazy import GRAY, Decoding, read_pixels, warn_damaged
 from workbench.data.parquet import (
-    content,
     count_rows,
     first_line,
-    image_column,
-    image_folder,
     parquet_files,
 )
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
+from workbench.data.table_columns import content, image_column, image_folder
 from workbench.data.tar_stream import open_shards, shard_files
 
 if TYPE_CHECKING:
