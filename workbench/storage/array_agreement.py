@@ -88,8 +88,8 @@ def check_sizes(columns: Mapping[str, Column], grid: Grid | None) -> None:
     for name, (height, width, _) in shapes.items():
         if grid is not None and (height % grid[0] or width % grid[1]):
             raise UserError(
-                f"The {described(name, columns[name].parts)} have {height} × {width} pixels, which the grid of {sizes(grid)} "
-                "tokens does not divide. Resize them as the tokenizer saw them."
+                f"The {described(name, columns[name].parts)} have {height} × {width} pixels, which"
+                f" the grid of {sizes(grid)} tokens does not divide. Resize them as the tokenizer saw them."
             )
 
 
