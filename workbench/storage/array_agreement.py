@@ -89,7 +89,8 @@ def check_sizes(columns: Mapping[str, Column], grid: Grid | None) -> None:
         if grid is not None and (height % grid[0] or width % grid[1]):
             raise UserError(
                 f"The {described(name, columns[name].parts)} have {height} × {width} pixels, which"
-                f" the grid of {sizes(grid)} tokens does not divide. Resize them as the tokenizer saw them."
+                f" the grid of {sizes(grid)} tokens does not divide. Resize them as the"
+                " tokenizer saw them."
             )
 
 
