@@ -1,15 +1,20 @@
 """Large evidence: an analysis reads a declared subset of it, and never copies it as a whole."""
 
+import sys
 import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 
 from workbench.analysis import get
 from workbench.analysis.generation import feature_distances
 from workbench.analysis.latents import probes
 from workbench.analysis.learnability.decoded_neighborhoods import interpolation_distance
+from workbench.core.mapped_memory import release_mapped_pages
+from workbench.core.moments import row_blocks
 from workbench.storage.evidence import Evidence, kwargs_for
+from workbench.storage.files import load_array
 from workbench.storage.mapped_array import create_mapped_array
 
 NUM_IMAGES, NUM_TOKENS, DIM = 4000, 16, 160
@@ -121,3 +126,18 @@ def test_errors_of_large_sets_agree_with_half_samples(monkeypatch):
     large = interpolation_distance(*inputs).neighborhoods[0]
     assert large.excess == resampled.excess
     assert large.high - large.excess == pytest.approx(resampled.high - resampled.excess, rel=0.4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are counted by the system")
+def test_pages_of_a_mapped_array_are_released(tmp_path):
+    values = np.arange(1 << 22, dtype=np.float64)
+    np.save(tmp_path / "values.npy", values)
+    mapped = load_array(tmp_path / "values.npy")
+    total = mapped.sum()  # makes all pages resident
+    whole = psutil.Process().memory_info().shared
+    release_mapped_pages()
+    released = psutil.Process().memory_info().shared
+    assert whole - released > 0.9 * values.nbytes
+    assert sum(block.sum() for block in row_blocks(mapped)) == pytest.approx(total)
+    assert psutil.Process().memory_info().shared - released < 0.1 * values.nbytes
+    np.testing.assert_array_equal(mapped, values)

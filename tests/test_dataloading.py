@@ -220,7 +220,7 @@ def test_memory_of_a_large_set_is_its_index(tmp_path, monkeypatch):
     assert peak < decoded / 4
 
 
-def test_damaged_image_of_a_large_set_becomes_gray(sources, tmp_path, monkeypatch):
+def test_damaged_image_of_a_large_set_is_replaced(sources, tmp_path, monkeypatch):
     for index in range(40):
         (tmp_path / f"{index:02}.png").write_bytes(png(picture(index)))
     (tmp_path / "01.png").write_bytes(png(picture(1))[:200])
@@ -228,7 +228,9 @@ def test_damaged_image_of_a_large_set_becomes_gray(sources, tmp_path, monkeypatc
     images = load(str(tmp_path), side=SIDE, split="all")
     with pytest.warns(UserWarning, match=r"01\.png"):
         pixels = images.read(np.array([0, 1]))
-    assert (pixels[1] == lazy.GRAY).all() and not (pixels[0] == lazy.GRAY).all()
+    np.testing.assert_array_equal(pixels[1], pixels[0])
+    with pytest.raises(UserError, match=r"01\.png"):
+        images.read(np.array([1, 1]))
     with pytest.warns(UserWarning, match=r"1 file was skipped.*01\.png"):
         readable = images.readable()
     assert len(readable) == 39 and len(readable.skipped) == 1 and readable.total == 40

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections import Counter
 from itertools import islice
 
 import datasets
@@ -19,7 +20,8 @@ from workbench.data import stream as stream_module
 from workbench.data.stream import ImageStream
 from workbench.launch.in_process import train
 from workbench.launch.latent_dataset import load_encoded
-from workbench.training import StreamDataset
+from workbench.training import StreamDataset, TrainConfig
+from workbench.training.dataloading import Rank, load_batches
 
 SMALL = {
     "num_tokens": 4,
@@ -148,15 +150,27 @@ def test_sample_of_a_stream_may_exceed_the_default(folder, monkeypatch):
     assert len(load(f"stream:{folder}", side=8, sample=50)) == 50
 
 
-def test_damaged_image_becomes_a_gray_square(folder):
+@pytest.mark.filterwarnings("ignore:1 of the 31 images")
+def test_next_image_takes_the_place_of_a_damaged_one(folder):
     rows = {
         "image": [{"bytes": b"nothing", "path": None}, {"bytes": png(7), "path": None}],
         "label": [0, 1],
     }
     datasets.Dataset.from_dict(rows).to_parquet(folder / "train-9.parquet")
     stream = ImageStream(str(folder), size=ImageSize(8, 8), channels=1)
-    with pytest.warns(UserWarning, match=str(folder)):
-        assert sorted(gray_values(stream, 2, size=31)) == sorted([*range(60), 7, 128])
+    with pytest.warns(UserWarning, match=r"image \d+ of process 0 of stream:"):
+        values = gray_values(stream, 2, size=31)
+    counts = Counter(values)
+    counts.subtract([*range(60), 7])
+    (repeated,) = counts.elements()
+    position = next(i for i in range(62) if values[i] == values[(i + 1) % 31 + i // 31 * 31])
+    assert values[position] == repeated
+    assert gray_values(stream, 1, first=31, size=31) == values[31:]
+    config = TrainConfig(batch_size=31, steps=1, num_workers=1, seed=0)
+    (batch,) = next(load_batches(stream, config, Rank()))
+    assert batch[:, 0, 0, 0].tolist() == values[:31]
+    with pytest.raises(UserError):  # a batch of nothing but the damaged image
+        gray_values(stream, 62, size=1)
 
 
 def test_column_named_as_our_own_is_no_obstacle(tmp_path):

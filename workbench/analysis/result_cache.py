@@ -22,6 +22,7 @@ import numpy as np
 from workbench.analysis import result_serialization
 from workbench.analysis.base import Result
 from workbench.core.errors import RunError
+from workbench.core.mapped_memory import release_mapped_pages
 from workbench.storage.atomic import atomic_folder, read_json, write_text
 from workbench.storage.evidence import ARRAYS, Evidence
 from workbench.storage.training_log import TrainingLog, log_key
@@ -110,9 +111,12 @@ def composed_result(analysis: Callable[..., R], inputs: dict[str, Any], **contro
         If the analysis raises it.
     """
     cache_dir = _current_cache.get()
-    if cache_dir is None:
-        return analysis(**inputs, **controls)
-    return cached_result(cache_dir, analysis, inputs, controls)
+    try:
+        if cache_dir is None:
+            return analysis(**inputs, **controls)
+        return cached_result(cache_dir, analysis, inputs, controls)
+    finally:
+        release_mapped_pages()  # a comparison reads the arrays of many runs
 
 
 def lookup(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.mapped_memory import release_mapped_pages
 
 BLOCK_ROWS = 2048
 MAX_BLOCK_VALUES = 1 << 22  # float64 values in memory at once, 32 MiB
@@ -26,6 +27,7 @@ def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
     step = max(1, MAX_BLOCK_VALUES // max(1, int(np.prod(rows.shape[1:]))))
     for start in range(0, len(rows), step):
         yield np.asarray(rows[start : start + step], np.float64)
+        release_mapped_pages()
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +155,7 @@ class Moments:
             scatter += np.outer(difference, difference) * (count * len(rows) / total)
             mean += difference * (len(rows) / total)
             count = total
+            release_mapped_pages()
         if not count:
             raise UserError("Moments need at least one image; the set is empty.")
         return cls(mean=mean, covariance=scatter / max(count - 1, 1), count=count)

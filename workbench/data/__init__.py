@@ -43,8 +43,8 @@ def load(
     in memory, and they are decoded whenever they are read.
 
     Files that cannot be read are skipped: one warning counts them, and `skipped` of the result has
-    the reasons. A damaged image among those that are decoded when they are read becomes a gray
-    square, with a warning, unless `ImageSet.readable` has left it out.
+    the reasons. In place of a damaged image among those that are decoded when they are read, a
+    batch has another of its images, with a warning, unless `ImageSet.readable` has left it out.
 
     Parameters
     ----------

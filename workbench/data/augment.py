@@ -8,13 +8,13 @@ import numpy as np
 from workbench.core.augmentation import Augmentation, Draw
 from workbench.core.image_size import ImageSize
 from workbench.data.channels import mirror, to_tensor, with_channels
-from workbench.data.lazy import GRAY
 from workbench.data.resize import (
     DEFAULT_RESIZE,
     resize_and_crop,
     resize_to_cover,
     resize_without_crop,
 )
+from workbench.data.substitution import decode_batch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,22 +73,23 @@ class AugmentedImages:
     def _crop(self, indices: list[int], epochs: list[int]) -> np.ndarray:
         height, width, channels = self.image_set.image_shape
         size = ImageSize(height, width)
-        pixels = np.full((len(indices), height, width, channels), GRAY, np.uint8)
-        for position, (index, epoch) in enumerate(zip(indices, epochs, strict=True)):
-            picture = self._picture(index, size)
-            if picture is not None:
-                draw = self.augmentation.draw(epoch, index)
-                image = crop(picture, size, self._resize, self.augmentation, draw)
-                pixels[position] = with_channels(image, channels)
-        return pixels
+
+        def decode(position: int, place: int) -> np.ndarray:
+            picture = self._picture(indices[position], size)
+            draw = self.augmentation.draw(epochs[place], indices[place])
+            image = crop(picture, size, self._resize, self.augmentation, draw)
+            return with_channels(image, channels)
+
+        shape = (len(indices), height, width, channels)
+        return decode_batch(shape, decode, self.image_set.source)
 
     @property
     def _resize(self) -> str:
         originals = self.image_set.originals
         return DEFAULT_RESIZE if originals is None else originals.decoding.resize
 
-    def _picture(self, index: int, size: ImageSize) -> "Image.Image | None":
-        """Return an image before it is cropped; None if it is damaged."""
+    def _picture(self, index: int, size: ImageSize) -> "Image.Image":
+        """Return an image before it is cropped."""
         from PIL import Image
 
         originals = self.image_set.originals

@@ -2,11 +2,10 @@
 
 A set whose decoded images fit into `MAX_ARRAY_BYTES` is decoded once. A larger one is decoded
 whenever its images are read, and only their positions are held in memory. The arrays are equal
-either way, except for damaged images: those of a small set are left out, and those of a large set,
-which are found only when they are read, become gray squares.
+either way, except for damaged images: those of a small set are left out, and in place of those of a
+large set, which are found only when they are read, a batch has another of its images.
 """
 
-import warnings
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from workbench.data.decode import WHITE, ValueRange, decode, decode_picture
 from workbench.data.decode_cache import DecodedImages, cached_decode
 from workbench.data.encoded import EncodedImages
 from workbench.data.resize import DEFAULT_RESIZE
+from workbench.data.substitution import decode_batch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,6 @@ PROBED_IMAGES = 16  # of a large set, which are decoded when it is opened
 PROGRESS_BAR_MIN_IMAGES = 2000
 MAX_REASONS = 3  # of skipped files, in an error
 DARK = 0.26  # the largest value of 14 bits, as a fraction of that of 16
-GRAY = 128
 CHECK_BATCH = 64  # images that are checked at once
 CHECK_PROCESSES = 4  # at most one per core
 
@@ -78,8 +77,8 @@ class LazyImages:
     decoding : Decoding
         The conversion; its `size` is None if all images must have this size already.
     is_strict : bool
-        Whether a damaged image is an error. Otherwise it is read as a gray square, so that batches
-        of training stay full, and a warning names it.
+        Whether a damaged image is an error. Otherwise another image of the batch takes its place,
+        so that batches of training stay full, and a warning names it.
     """
 
     encoded: EncodedImages
@@ -125,12 +124,12 @@ class LazyImages:
         Returns
         -------
         ndarray of uint8, shape (b, h, w, c)
-            The images. A damaged one is a gray square, and a warning names it.
+            The images. The next one takes the place of a damaged one, and a warning names it.
 
         Raises
         ------
         UserError
-            If an image is damaged and the set is strict.
+            If an image is damaged and the set is strict, or if all images are damaged.
         """
         return self._read_rows(self.rows[indices])
 
@@ -186,7 +185,7 @@ class LazyImages:
         yield f"{self.decoding.resize} {self.decoding.value_range}"
         yield from self.encoded.identity(self.rows)
 
-    def picture(self, index: int, *, size: ImageSize, reduced: bool) -> "Image.Image | None":
+    def picture(self, index: int, *, size: ImageSize, reduced: bool) -> "Image.Image":
         """Decode an image at its own size, for a crop other than that of `read`.
 
         Parameters
@@ -200,25 +199,28 @@ class LazyImages:
 
         Returns
         -------
-        Image or None
-            The image, of mode L or RGB; None if it is damaged.
+        Image
+            The image, of mode L or RGB.
+
+        Raises
+        ------
+        UserError
+            If it is damaged.
         """
         row = int(self.rows[index])
-        content = self.encoded.content(row)
-        try:
-            return decode_picture(
-                content,
-                self.encoded.name(row),
-                size=size,
-                reduced=reduced,
-                value_range=self.decoding.value_range,
-            )
-        except UserError as error:
-            self._handle_damaged(error)
-            return None
+        return decode_picture(
+            self.encoded.content(row),
+            self.encoded.name(row),
+            size=size,
+            reduced=reduced,
+            value_range=self.decoding.value_range,
+        )
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
-        pixels = np.empty((len(rows), *self.size, self.channels), np.uint8)
+        shape = (len(rows), *self.size, self.channels)
+        if not self.is_strict:
+            return decode_batch(shape, lambda index, _: self._decode(int(rows[index])), "images")
+        pixels = np.empty(shape, np.uint8)
         for index, row in enumerate(rows.tolist()):
             pixels[index] = self._decode(row)
         return pixels
@@ -227,21 +229,12 @@ class LazyImages:
         content = self.encoded.content(row)
         name = self.encoded.name(row)
         decoding = self.decoding
-        try:
-            pixels = decode(
-                content, name, decoding.size, decoding.resize, value_range=decoding.value_range
-            )
-        except UserError as error:
-            self._handle_damaged(error)
-            return np.full((*self.size, self.channels), GRAY, np.uint8)
+        pixels = decode(
+            content, name, decoding.size, decoding.resize, value_range=decoding.value_range
+        )
         if pixels.shape[:2] != self.size:
             raise _other_size(pixels, name, self.size, "the first image")
         return with_channels(pixels, self.channels)
-
-    def _handle_damaged(self, error: UserError) -> None:
-        if self.is_strict:
-            raise error
-        warn_damaged(error)
 
 
 def read_pixels(
@@ -419,8 +412,3 @@ def _other_size(
         f" {width} x {height} for {name}. Give `side`, in pixels, to resize and crop every image to"
         " a square, or to height x width, as in 128x256."
     )
-
-
-def warn_damaged(error: UserError) -> None:
-    """Warn that an image is damaged, and becomes a gray square so that batches stay full."""
-    warnings.warn(f"{error} It is replaced by a gray square.", stacklevel=4)

@@ -422,7 +422,18 @@ def _image_cells(table: "datasets.Dataset", source: str) -> "tuple[datasets.Data
 
 
 def count_rows(file: Path) -> int:
-    """Return the number of rows of a parquet file, from its metadata."""
+    """Return the number of rows of a parquet file, from its end.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+
+    Raises
+    ------
+    UserError
+        If it is truncated, or is not a parquet file.
+    """
     from pyarrow.parquet import read_metadata
 
     try:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,7 +26,7 @@ from workbench.data.channels import to_tensor, with_channels
 from workbench.data.decode import ValueRange, decode, decode_picture
 from workbench.data.encoded import index_hash
 from workbench.data.images import ImageSet
-from workbench.data.lazy import GRAY, Decoding, read_pixels, warn_damaged
+from workbench.data.lazy import Decoding, read_pixels
 from workbench.data.parquet import (
     count_rows,
     first_line,
@@ -34,6 +34,7 @@ from workbench.data.parquet import (
 )
 from workbench.data.resize import DEFAULT_RESIZE
 from workbench.data.split import TEST_NAMES
+from workbench.data.substitution import decode_batch
 from workbench.data.table_columns import content, image_column, image_folder
 from workbench.data.tar_stream import open_shards, shard_files
 
@@ -57,6 +58,8 @@ class EncodedBatch(NamedTuple):
     ----------
     contents : list of bytes or Path or None
         The encoded images.
+    names : list of str
+        Their names in the stream; empty where a row has none.
     rank : int
         The index of the process that has read them.
     first : int
@@ -64,6 +67,7 @@ class EncodedBatch(NamedTuple):
     """
 
     contents: list[Content]
+    names: list[str]
     rank: int
     first: int
 
@@ -169,7 +173,9 @@ class ImageStream:
         part = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
         rows = islice(self._rows(part, seed), first, None)
         while True:
-            yield EncodedBatch(self._contents(islice(rows, size)), rank, first)
+            batch = list(islice(rows, size))
+            names = [_row_name(row) for row in batch]
+            yield EncodedBatch(self._contents(batch), names, rank, first)
             first += size
 
     def load(self, request: EncodedBatch) -> "tuple[Tensor]":
@@ -183,18 +189,28 @@ class ImageStream:
         Returns
         -------
         tuple of one Tensor of uint8, shape (b, c, h, w)
-            The images. A damaged one is a gray square, and a warning names it.
+            The images. A damaged one is left out: a warning names it, and the next image of the
+            batch takes its place, with other crops and flips. The batch therefore depends on the
+            request alone.
+
+        Raises
+        ------
+        UserError
+            If all images of the batch are damaged.
         """
-        pixels = np.full((len(request.contents), *self.size, self.channels), GRAY, np.uint8)
-        for position, cell in enumerate(request.contents):
-            try:
-                number = request.first + position
-                pixels[position] = self._decode(
-                    cell, request.rank, number, f"an image of {self.source}"
-                )
-            except UserError as error:
-                warn_damaged(error)
-        return (to_tensor(pixels),)
+        shape = (len(request.contents), *self.size, self.channels)
+        return (to_tensor(decode_batch(shape, partial(self._decode_for, request), self.source)),)
+
+    def _decode_for(self, request: EncodedBatch, position: int, place: int) -> np.ndarray:
+        """Decode an image of a batch with the crop and the flip of another position."""
+        number = f"image {request.first + position} of process {request.rank}"
+        name = request.names[position] or number
+        return self._decode(
+            request.contents[position],
+            request.rank,
+            request.first + place,
+            f"{name} of {self.source}",
+        )
 
     def augmented(self, augmentation: Augmentation) -> "ImageStream":
         """Return the stream with random crops and flips of its batches.
@@ -211,7 +227,7 @@ class ImageStream:
 
         The first images are not decoded. See `core.types.OrderedImages`.
         """
-        rows = iter(self.table.skip(first))
+        rows = _read_rows(self.table.skip(first), self.source)
         while batch := list(islice(rows, size)):
             yield self._readable(batch, first)
             first += size
@@ -245,7 +261,9 @@ class ImageStream:
         from workbench.core.pixels import normalize
 
         plain = self.augmented(Augmentation())
-        return normalize(plain.load(EncodedBatch(self._contents(rows), 0, 0))[0])
+        batch = list(rows)
+        names = [_row_name(row) for row in batch]
+        return normalize(plain.load(EncodedBatch(self._contents(batch), names, 0, 0))[0])
 
     def _contents(self, rows: Iterable[Mapping[str, Any]]) -> list[Content]:
         folder = _image_folder(self.name)
@@ -327,6 +345,12 @@ def shuffled_rows(
             yield removed
     for position in generator.permutation(len(buffer)).tolist():
         yield buffer[position]
+
+
+def _row_name(row: Mapping[str, Any]) -> str:
+    """Return the name of the file that a row is from; empty if it has none."""
+    cell = row["pixels"]
+    return str(cell.get("path") or "") if isinstance(cell, Mapping) else ""
 
 
 def _encoded_bytes(row: Mapping[str, Any]) -> int:

@@ -4,7 +4,6 @@ Every reader of a run's folder opens files here. A FIFO or a device is never ope
 could block for ever. A failure of the system is never reported as damage of the file.
 """
 
-import ctypes
 import errno
 import hashlib
 import json
@@ -14,7 +13,6 @@ import re
 import stat
 import sys
 import tokenize
-import weakref
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -23,6 +21,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 
 from workbench.core.errors import RunError
+from workbench.core.mapped_memory import map_file
 
 MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
 # numpy parses the header of an array as Python code.
@@ -37,8 +36,6 @@ HEADER_ERRORS = (
 MAX_CACHED_DIGESTS = 100_000
 DIGEST_BLOCK_BYTES = 2**20
 STEP_NAME = re.compile(r"step-([0-9]{6,18})")
-PROT_READ = 1
-MAP_SHARED = 1
 
 
 class DamagedError(ValueError):
@@ -280,7 +277,7 @@ def map_values(
         return np.frombuffer(file.read(num_bytes), dtype, num_items)
     if sys.platform == "win32":
         return np.memmap(path, dtype, "r", offset, (num_items,))
-    buffer = _map(file, offset + num_bytes)
+    buffer = map_file(file, offset + num_bytes)
     mapped = np.frombuffer(buffer, dtype, num_items, offset).view(np.memmap)
     mapped.filename = str(path.resolve())
     return mapped
@@ -300,30 +297,3 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     if any(length < 0 for length in shape):
         raise DamagedError(f"its shape {shape} is negative")
     return shape, is_fortran, dtype
-
-
-def _map(file: BinaryIO, length: int) -> memoryview:
-    """Map the beginning of a file read-only.
-
-    Python's `mmap` keeps a duplicate of the file's descriptor before Python 3.13. The system call
-    does not need it.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_longlong,
-    ]
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    address = libc.mmap(None, length, PROT_READ, MAP_SHARED, file.fileno(), 0)
-    if address == ctypes.c_void_p(-1).value:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    buffer = (ctypes.c_ubyte * length).from_address(address)
-    # Arrays keep the buffer alive. At exit they may outlive it, so the system unmaps it then.
-    weakref.finalize(buffer, libc.munmap, address, length).atexit = False
-    return memoryview(buffer).toreadonly()

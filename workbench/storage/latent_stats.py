@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import UserError
+from workbench.core.mapped_memory import release_mapped_pages
 from workbench.storage.files import DamagedError, is_finite, parse_json, printable, read_bytes
 from workbench.storage.sharded_array import RowArray
 
@@ -114,6 +115,7 @@ class LatentStats:
         for start in range(0, len(latents), step):
             part = slice(start, start + step)
             moments.add(latents[part], None if active is None else active[part])
+            release_mapped_pages()
         return moments.stats()
 
     @property

@@ -19,6 +19,7 @@ from workbench.analysis.stats.dispersion import participation_ratio, spectrum
 from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.counted import mean_count
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.mapped_memory import release_mapped_pages
 
 # Multiply-adds of one nearest-neighbor search. Larger codebooks are searched for random codes.
 MAX_SEARCH_OPERATIONS = 2e10
@@ -355,4 +356,5 @@ def _radii(codes: Codes, codebook: np.ndarray, latents: np.ndarray | None) -> np
         square = np.square(difference).sum(axis=2) * (ids >= 0)
         blocks = square.reshape(len(ids), codes.num_codebooks, codes.tokens_per_codebook)
         squares += blocks.sum(axis=(0, 2))
+        release_mapped_pages()
     return np.sqrt(squares / codes.counts.sum(axis=1))

@@ -19,6 +19,7 @@ from workbench.analysis.codebook.codes import parse_codes, require_vectors
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.core.errors import UserError
+from workbench.core.mapped_memory import release_mapped_pages
 
 NUM_BINS = 50
 BLOCK_IMAGES = 1000  # whose latents are in memory at once
@@ -251,6 +252,7 @@ def _image_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """Read an array of all images in parts, because it may exceed the memory."""
     for start in range(0, len(array), BLOCK_IMAGES):
         yield array[start : start + BLOCK_IMAGES]
+        release_mapped_pages()
 
 
 def _token_lengths(latents: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from workbench.analysis.diagnosis.remedies import REMEDIES
 from workbench.analysis.plotting import table
 from workbench.analysis.runs.settings import run_names
 from workbench.core.errors import UserError, unknown
+from workbench.core.mapped_memory import release_mapped_pages
 from workbench.core.progress import Cancelled, report_progress
 from workbench.storage.evidence import Evidence
 
@@ -292,6 +293,8 @@ def _apply(
         raise
     except UserError:
         status = "not applicable"
+    finally:
+        release_mapped_pages()
     if finding is not None and finding.imported_advice and evidence.is_imported:
         finding = replace(finding, advice=finding.imported_advice)
     if finding is not None:

@@ -416,7 +416,7 @@ class _Task:
             raise NotApplicable(
                 f"Probing needs training images of the classes of the test images; only"
                 f" {int(is_known.sum())} of {len(test)} test images have any. Collect more images"
-                f" per class than {n / len(distinct_labels):.1f}."
+                f" per class than {n / len(distinct_labels):.3g}."
             )
         text_of_class = dict(zip(target.tolist(), texts, strict=True))
         classes = tuple(text_of_class[i] for i in range(len(distinct_labels)))

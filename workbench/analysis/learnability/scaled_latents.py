@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.mapped_memory import release_mapped_pages
 from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
 
 Scaling = Literal["by channel", "all alike"]
@@ -185,6 +186,7 @@ class ScaledLatents:
         step = max(1, MAX_BLOCK_VALUES // max(self.numbers, 1))
         for start in range(0, len(self.images), step):
             yield self.subset(np.arange(start, min(start + step, len(self.images)))).array()
+            release_mapped_pages()
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Compute mean and variance of every number over the images."""
