@@ -36,7 +36,13 @@ from workbench.analysis.latents.mode_assignment import (
 from workbench.analysis.latents.mode_nulls import MIN_IMAGES, ReferenceClouds, reference_clouds
 from workbench.analysis.stats.mixtures import Covariance, Mixture
 from workbench.analysis.stats.reductions import Preset, reduce_dimensions
-from workbench.analysis.stats.sampling import Subset, affordable_images, describe_subset, subsample
+from workbench.analysis.stats.sampling import (
+    Subset,
+    affordable_images,
+    describe_subset,
+    rows_at,
+    subsample,
+)
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
 
@@ -271,7 +277,7 @@ def mixture_modes(
     class_names(labels, (), len(latents))
     max_images = affordable_images(int(np.prod(latents.shape[1:])), MAX_IMAGES)
     indices = subsample(len(latents), max_images, np.random.default_rng(seed), labels)
-    rows = flatten_latents(latents[indices], MIN_IMAGES, "Counting modes")
+    rows = flatten_latents(rows_at(latents, indices), MIN_IMAGES, "Counting modes")
     points, explained = reduce_dimensions(rows, preset, components, seed)
     modes = mode_grid(min(max_modes, len(indices) // 10))
     untrained = _untrained_sample(untrained_latents, len(latents), indices)

@@ -15,7 +15,7 @@ from workbench.analysis.latents.mode_assignment import order_by_size
 from workbench.analysis.latents.mode_nulls import MIN_IMAGES
 from workbench.analysis.latents.modes import MAX_IMAGES
 from workbench.analysis.stats.reductions import reduce_dimensions
-from workbench.analysis.stats.sampling import subsample
+from workbench.analysis.stats.sampling import rows_at, subsample
 from workbench.core.errors import NotApplicable
 from workbench.storage.evidence import PADDING, Evidence
 
@@ -169,8 +169,7 @@ def modes_of_points(latents: np.ndarray, indices: np.ndarray, seed: int) -> np.n
     ndarray of int, shape (m,)
         Mode of each image; mode 0 is the largest.
     """
-    sampled = latents if len(indices) == len(latents) else latents[indices]
-    rows = flatten_latents(sampled, MIN_IMAGES, "Coloring by mode")
+    rows = flatten_latents(rows_at(latents, indices), MIN_IMAGES, "Coloring by mode")
     points, _ = reduce_dimensions(rows, "ours", NUM_COMPONENTS, seed)
     fitted = points[subsample(len(points), MAX_IMAGES, np.random.default_rng(seed))]
     modes = mode_grid(min(MAX_MODES, len(fitted) // 10))

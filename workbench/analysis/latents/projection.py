@@ -31,7 +31,7 @@ from workbench.analysis.latents.point_colors import (
     PointColors,
     point_colors,
 )
-from workbench.analysis.stats.sampling import Subset, describe_subset, subsample
+from workbench.analysis.stats.sampling import Subset, describe_subset, rows_at, subsample
 
 MIN_IMAGES = 5
 
@@ -232,7 +232,7 @@ def map_images(
     # No name holds the latents of the sample, which would keep them in memory.
     rows = standardize(
         flatten_latents(
-            arrays.latents if len(indices) == n else arrays.latents[indices],
+            rows_at(arrays.latents, indices),
             MIN_IMAGES,
             "A latent map",
         )

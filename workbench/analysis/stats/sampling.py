@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench.core.mapped_memory import release_mapped_pages
+
+BLOCK_ROWS = 1000  # that are read at a time
 MAX_SAMPLE_VALUES = 1 << 24  # of all images of a sample together, 128 MiB as float64
 AT_RANDOM = "drawn at random"
 STRATIFIED = "stratified by class"
@@ -90,6 +93,35 @@ def subsample(
     starts = np.cumsum(sizes) - sizes
     position_in_class = np.arange(n) - starts[class_index[order]]
     return np.sort(order[position_in_class < quotas[class_index[order]]])
+
+
+def rows_at(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Read some rows of an array, which may be mapped from a file, in blocks.
+
+    Parameters
+    ----------
+    array : ndarray, shape (n, ...)
+    indices : ndarray of int, shape (m,)
+        The distinct rows, in ascending order.
+
+    Returns
+    -------
+    ndarray, shape (m, ...)
+        The rows; the array itself if they are all.
+
+    Examples
+    --------
+    >>> rows_at(np.array([5, 6, 7]), np.array([0, 2]))
+    array([5, 7])
+    """
+    if len(indices) == len(array):
+        return array
+    rows = np.empty((len(indices), *array.shape[1:]), array.dtype)
+    for start in range(0, len(indices), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        rows[part] = array[indices[part]]
+        release_mapped_pages()
+    return rows
 
 
 def affordable_images(values_per_image: int, max_images: int) -> int:
