@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.analysis.stats.sampling import Subset, subsample
+from workbench.analysis.stats.sampling import Subset, rows_at, subsample
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.mapped_memory import release_mapped_pages
 from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
@@ -178,8 +178,10 @@ class ScaledLatents:
 
     def array(self) -> np.ndarray:
         """Read all images at once, as float64 of shape (n, tokens, channels)."""
-        part = np.asarray(self.latents[self.images, : self.tokens], np.float64)
-        return (part - self.shift) * self.factor
+        rows = np.array(rows_at(self.latents[:, : self.tokens], self.images), np.float64)
+        rows -= self.shift
+        rows *= self.factor
+        return rows
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Read the images in blocks of bounded size, as float64 of shape (m, tokens, channels)."""
