@@ -7,7 +7,7 @@ RUNS ?= runs
 PORT ?= 8765
 WORKERS ?= 3
 TRAIN := $(BIN)/workbench train
-DEMO_TRAIN := OMP_NUM_THREADS=1 $(TRAIN)
+DEMO_TRAIN := WORKBENCH_FEATURE_EXTRACTOR=hog OMP_NUM_THREADS=1 $(TRAIN)
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
