@@ -322,10 +322,40 @@ def test_address_restores_the_whole_view(runs):
     assert second.analyses["token_budget"].widgets["metric"].value == "mse"
     first.state.open_tab("overview", tab_options={"metric": "l1"})
     second.follow("?" + first.state.view.to_query())
-    assert second.pages["overview"].budget.widgets["metric"].value == "l1"
+    overview = second.pages["overview"]
+    assert overview.budget.widgets["metric"].value == "l1"
+    first.pages["overview"].decision.widgets["goal"].value = "best probe"
+    second.follow("?" + first.state.view.to_query())
+    assert second.state.view.tab_options == {"metric": "l1", "goal": "best probe"}
+    assert overview.decision.widgets["goal"].value == overview.decision.result.result.goal
     first.state.change(runs=("soft-2", "soft-4"), step=None)
     first.primary_run.run.value = "soft-4"
     assert first.state.view.runs == ("soft-4", "soft-2")
+
+
+def test_address_contains_the_options_of_the_live_tab(runs):
+    first, second = Session(runs), Session(runs)
+    first.state.open_tab("live")
+    first.pages["live"].x.value = "images"
+    first.pages["live"].compare.value = False
+    second.follow("?" + first.state.view.to_query())
+    assert second.state.view.tab_options == {"x": "images", "compare": False}
+    live = second.pages["live"]
+    assert live.model.x == "images" and live.model.compare_with == ()
+    second.follow("?tab=live&live.x=hours")
+    assert "hours" in live.message.object
+
+
+def test_followed_training_appears_in_the_list_of_runs(runs, tmp_path):
+    shutil.copytree(runs / "soft-2", tmp_path / "a")
+    trainings = TrainingQueue(tmp_path)
+    session = Session(tmp_path, trainings=trainings)
+    session.state.open_tab("train")
+    shutil.copytree(runs / "soft-4", tmp_path / "b")
+    session.pages["train"].queue._open(SimpleNamespace(name="b"))
+    assert session.state.primary == "b" and session.state.view.tab == "live"
+    assert list(session.runs.table.value["run"]) == ["a", "b"]
+    trainings.close()
 
 
 @pytest.fixture(scope="module")

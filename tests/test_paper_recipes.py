@@ -275,7 +275,7 @@ def test_aux_heads_of_maetok_must_divide_the_width():
 
 
 def described(recipe: str) -> tuple[str, str, str]:
-    """The data set, tokens and millions of parameters of a recipe, as the page writes them."""
+    """The dataset, tokens and millions of parameters of a recipe, as the page writes them."""
     paper = PAPER_RECIPES[recipe]
     settings = paper.settings
     tokens = "of the tokenizer"

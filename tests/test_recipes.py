@@ -49,7 +49,7 @@ def config(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    """Untrained tokenizers with codes, one per bundled data set."""
+    """Untrained tokenizers with codes, one per bundled dataset."""
     folder = tmp_path_factory.mktemp("untrained")
     for data in BUNDLED:
         job = prepare_training(

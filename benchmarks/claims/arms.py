@@ -131,7 +131,7 @@ class Scale:
     """The data and sizes of the experiments: the only difference between a laptop and a GPU."""
 
     name: str
-    data: str  # data set of the recipes: cifar10, digits or photos
+    data: str  # dataset of the recipes: cifar10, digits or photos
     images: dict[str, Any]  # settings of the data: data, limit, side, channels
     vit: dict[str, Any]  # sizes of one-dimensional tokenizers
     grid: dict[str, Any]  # sizes of convolutional tokenizers

@@ -412,10 +412,10 @@ CLAIMS = (
         arms=alone,
         measure=separation,
         effects=noise,
-        caveat="On CIFAR-10 and photographs, ΔL1 tells images from noise (area 0.93 to 1.00), and"
-        " not stripes: a decoder that has not seen them gains as little from more tokens as for"
-        " noise. The digits are nearly black and white, and noise of their contrast has a larger"
-        " error with few tokens than they have.",
+        caveat="On CIFAR-10 and photographs, ΔL1 separates images from noise (area 0.93 to"
+        " 1.00), but not stripes: a decoder that has not been trained on stripes gains as little"
+        " from more tokens as for noise. The digits are nearly black and white, and noise of their"
+        " contrast has a larger error with few tokens than they have.",
         columns=tuple(
             f"{what}{name}" for name in STRUCTURED for what in ("AUC of ΔL1, ", "AUC of tokens, ")
         ),
@@ -430,8 +430,8 @@ CLAIMS = (
         arms=alone,
         measure=unfamiliar,
         effects=familiar,
-        caveat="On CIFAR-10 and photographs, a perfect halting spends about one token more on"
-        " negatives, which KARL's halting does not notice.",
+        caveat="On CIFAR-10 and photographs, a perfect halting takes about one token more for"
+        " negatives; KARL's halting does not.",
         columns=tuple(
             f"{what}{name}"
             for name in ("familiar", "negative", "shuffled patches")
@@ -449,10 +449,11 @@ CLAIMS = (
         arms=arms,
         measure=searched,
         effects=against,
-        caveat="All are given the same absolute error. A lower error is overshoot and costs tokens."
-        " Tail-drop is trained on squared errors, KARL and ALIT on absolute ones. ALIT adds tokens"
-        " in rounds of a quarter of all. Halting costs KARL 1.5 tokens more than a perfect one on"
-        " CIFAR-10 and 4 on photographs, where a perfect one would be shorter than ALIT.",
+        caveat="All methods have the same target for the absolute error. An error below the target"
+        " costs tokens. Tail-drop is trained on squared errors, KARL and ALIT on absolute ones."
+        " ALIT adds tokens in rounds of a quarter of all. Halting costs KARL 1.5 tokens more than a"
+        " perfect one on CIFAR-10 and 4 on photographs, where a perfect one would take fewer tokens"
+        " than ALIT.",
         columns=(
             *("L1", "tokens", "needed", "|L1 - target|"),
             *("guessed L1", "guessed tokens", "guessed |L1 - target|"),

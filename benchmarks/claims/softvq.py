@@ -116,8 +116,7 @@ CLAIMS = (
         arms=by_tokens,
         effects=degradation,
         columns=("PSNR", "rFD", "rFD free", "floor", "floor free", "used share"),
-        caveat="Hard codes have less to lose if they are already behind with many tokens; compare"
-        " PSNR"
+        caveat="Hard codes lose less if they are already worse with many tokens; compare PSNR"
         " at both lengths. A soft token is a point between codewords and carries more bits than a"
         " hard one.",
     ),

@@ -29,9 +29,9 @@ this scale and number of seeds. It does not mean that the paper is wrong.
 CAUTIONS = """\
 ## How to read the tables
 
-Three seeds are few, and a verdict near the threshold may change with rounding. On a CPU there are
-as many tokens as patches, except in SoftVQ-VAE's arms. Next to a verdict stands what else was
-tried: `--longer 3` trains three times the steps, `--wider 2` uses models of twice the width,
+Three seeds are few, and a verdict near the threshold may change with rounding. On a CPU, the number
+of tokens equals that of patches, except in SoftVQ-VAE's arms. Below a verdict are those of further
+trials: `--longer 3` trains three times the steps, `--wider 2` uses models of twice the width,
 `--full` runs every arm of the GPU scale, and `--released` uses the networks of the released
 SoftVQ-VAE, MAETok, VA-VAE and SiT. The page `claims.html`, which the command writes, has
 every number by seed. `benchmarks/claims/CHANGELOG.md` lists the changes of the rules.

@@ -152,7 +152,8 @@ CLAIMS = (
         effects=recovery,
         columns=SHOWS,
         caveat="On digits, many channels generate about as well as few, with the small and the"
-        " released network, so that there is nothing to restore, and the alignment only costs.",
+        " released network. The alignment then has no loss of quality to restore, and only makes"
+        " generation worse.",
     ),
     Claim(
         key="vavae-controls",
@@ -163,8 +164,8 @@ CLAIMS = (
         arms=generators,
         effects=teachers,
         columns=SHOWS,
-        caveat="If features of other images do as well, any such target gives the latents this"
-        " shape.",
+        caveat="If features of other images give the same improvement, it does not depend on what"
+        " the teacher has learned.",
     ),
     Claim(
         key="vavae-parts",

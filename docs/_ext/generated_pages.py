@@ -52,7 +52,7 @@ def systems_page() -> str:
         lines += [
             f"## {name}",
             "",
-            f"Recipes: {recipes} with a data set, as in `softvq-digits`.",
+            f"Recipes: {recipes} with a dataset, as in `softvq-digits`.",
             "",
         ]
         lines += ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", ""]

@@ -36,7 +36,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="The images: a folder, a parquet file, hub:owner/name, or a data set."),
+        typer.Option(help="The images: a folder, a parquet file, hub:owner/name, or a dataset."),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The run of a tokenizer. Generators require it.")

@@ -29,7 +29,7 @@ def load_images(
 ) -> ImageSet:
     """Load the images of a tokenizer's run.
 
-    A data set without splits that a tokenizer was imported with has the same held-out images as if
+    A dataset without splits that a tokenizer was imported with has the same held-out images as if
     the tokenizer had been trained on it.
 
     Parameters

@@ -288,7 +288,7 @@ def not_collected(selected: Sequence[Collector], dropped: dict[str, str]) -> dic
 def _held_out_images(run: Run, source: Run, limit: int, seed: int) -> ImageSet:
     """Return the images to collect from.
 
-    An imported tokenizer was not trained on any image of the data set, so all of it may be
+    An imported tokenizer was not trained on any image of the dataset, so all of it may be
     evaluated.
     """
     is_imported = source.config.imported is not None

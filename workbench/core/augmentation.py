@@ -79,7 +79,7 @@ class Augmentation:
         epoch : int
             The number of the epoch.
         index : int
-            The index of the image in its data set.
+            The index of the image in its dataset.
         """
         generator = np.random.default_rng([self.seed % 2**63, epoch, index])
         return Draw(*generator.random(len(Draw._fields)).tolist())

@@ -46,8 +46,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
     Examples
     --------
-    >>> str(unknown("data set", "digts", ["digits", "photos"]))
-    'There is no data set `digts`. Did you mean `digits`? Available: digits, photos.'
+    >>> str(unknown("dataset", "digts", ["digits", "photos"]))
+    'There is no dataset `digts`. Did you mean `digits`? Available: digits, photos.'
     """
     names = sorted(known)
     closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

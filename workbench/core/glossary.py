@@ -266,7 +266,7 @@ COLUMNS = {
     "note": Term("note", "Your own text. A filter finds its words."),
     "pin": Term("pin", "Pinned runs are listed first."),
     "hide": Term("hide", "Hidden runs are left out of this table. Nothing is deleted."),
-    "recipe": Term("recipe", "System and data set, as in `workbench train RECIPE`."),
+    "recipe": Term("recipe", "System and dataset, as in `workbench train RECIPE`."),
     "lr": Term("lr", "Peak learning rate."),
     "codebook_size": Term("codebook_size", "Number of codewords.", "codes"),
 }

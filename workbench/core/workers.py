@@ -25,7 +25,7 @@ class _Failure:
 
 
 class _Loader(TorchDataset[Any], Generic[Request, Batch]):
-    """A function as a data set: its items are the results, by the arguments."""
+    """A function as a dataset: its items are the results, by the arguments."""
 
     def __init__(self, load: Callable[[Request], Batch]) -> None:
         self.load = load

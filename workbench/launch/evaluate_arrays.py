@@ -1,4 +1,4 @@
-"""A run of arrays in files, with the images and labels of a data set."""
+"""A run of arrays in files, with the images and labels of a dataset."""
 
 from dataclasses import replace
 from pathlib import Path

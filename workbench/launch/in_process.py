@@ -114,7 +114,7 @@ def train(
     **settings
         Settings of the model and of training by name, and:
 
-        - data: a folder, a parquet file, `hub:owner/name`, or the name of a bundled data set
+        - data: a folder, a parquet file, `hub:owner/name`, or the name of a bundled dataset
         - limit: the largest number of training images
         - value_range: the values of black and white of images with more than 8 bits
         - cache: a folder for the features of alignment teachers

@@ -31,7 +31,7 @@ class PaperRecipe:
     system : str
         The system, as in `recipes.SYSTEMS`.
     data : str
-        The data set, as in `recipes.SOURCES`.
+        The dataset, as in `recipes.SOURCES`.
     settings, training : dict
         Settings of the model and of the training, by name.
     """

@@ -1,6 +1,6 @@
-"""Recipes: model and training settings of a system on a data set, by the name `system-data`.
+"""Recipes: model and training settings of a system on a dataset, by the name `system-data`.
 
-Any setting can be changed by its name when a recipe is trained. The data sets digits, photos and
+Any setting can be changed by its name when a recipe is trained. The datasets digits, photos and
 shapes are bundled, and a recipe for them trains in about a minute on a CPU. cifar10 has images of
 32 x 32 pixels and needs one GPU. imagenet256 is the scale of the papers; the published sizes are
 recipes of their own (`paper_recipes`).
@@ -30,13 +30,13 @@ SYSTEMS = {
 GENERATORS = (*PRESETS, "ar")  # systems that are trained on a tokenizer's latents or codes
 CONVOLUTIONAL = ("vavae", "vqgan")
 CLUSTERING = ("unicode2",)  # a token is a patch with the channels of its teacher
-# The images of a data set, unless the setting `data` replaces them.
+# The images of a dataset, unless the setting `data` replaces them.
 SOURCES = {name: name for name in ("digits", "photos", "shapes")}
 SOURCES |= {"cifar10": "hub:uoft-cs/cifar10"}
 # imagenet512 has recipes of published models only (`paper_recipes`).
 SOURCES |= dict.fromkeys(("imagenet256", "imagenet512"), "stream:ILSVRC/imagenet-1k")
 
-# Sizes of a tokenizer with one-dimensional tokens, by data set.
+# Sizes of a tokenizer with one-dimensional tokens, by dataset.
 SMALL = {
     "side": 32,
     "channels": 3,
@@ -89,7 +89,7 @@ GRIDS = {
         "blocks": 2,
     },
 }
-# Settings of a system on every data set.
+# Settings of a system on every dataset.
 SETTINGS: dict[str, dict[str, Any]] = {
     "klvae": {"beta": 1e-5},
     "vqvae": {"codebook_size": 256},

@@ -79,7 +79,7 @@ DATA_SETTINGS = (
         kind=str,
         group="data",
         description="Training images: a folder, a parquet file, hub:owner/name, or the name of a "
-        "bundled data set.",
+        "bundled dataset.",
     ),
     Setting(
         name="limit",

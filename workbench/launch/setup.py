@@ -51,7 +51,7 @@ def resolve_images(
     Parameters
     ----------
     source : str
-        The name of a data set, a path, `hub:owner/name` or `stream:...`.
+        The name of a dataset, a path, `hub:owner/name` or `stream:...`.
     side : int, str or pair of int
         The height and width of the images in pixels; see `ImageSize.of`.
     channels : int
@@ -224,7 +224,7 @@ def _source_tokenizer(trainable: Trainable, folder: str) -> Run:
 
 
 def _generators_for(trainable: Trainable, data_name: str) -> str:
-    """Return what can be trained instead of a generator's recipe for another data set."""
+    """Return what can be trained instead of a generator's recipe for another dataset."""
     system, _ = split_recipe(trainable.name)
     recipes = recipes_for(system, data_name)
     if not recipes:
@@ -421,7 +421,7 @@ def _open_stream(
 
 
 def absolute_source(source: str) -> str:
-    """Return the name of a data set with an absolute path, if it is a path."""
+    """Return the name of a dataset with an absolute path, if it is a path."""
     from workbench.data import BUNDLED
 
     prefix = STREAM if source.startswith(STREAM) else ""

@@ -73,7 +73,7 @@ class Trainable:
 
     @property
     def data_name(self) -> str | None:
-        """The data set of a recipe."""
+        """The dataset of a recipe."""
         return split_recipe(self.name)[1] if self.is_recipe else None
 
 
@@ -266,7 +266,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def split_recipe(name: str) -> tuple[str, str]:
-    """Return the system and the data set of a recipe.
+    """Return the system and the dataset of a recipe.
 
     Parameters
     ----------
@@ -288,12 +288,12 @@ def split_recipe(name: str) -> tuple[str, str]:
 
 
 def recipes_for(system: str, data: str) -> tuple[str, ...]:
-    """Return the recipes of a system for a data set."""
+    """Return the recipes of a system for a dataset."""
     return tuple(name for name in recipe_names() if split_recipe(name) == (system, data))
 
 
 def _settings_of_installed(model_class: Any, data: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the sizes of a data set that a class has as settings, and its training settings."""
+    """Return the sizes of a dataset that a class has as settings, and its training settings."""
     names = {field.name for field in dataclasses.fields(model_class.Config)}
     settings = {name: value for name, value in SIZES[data].items() if name in names}
     return settings, recipe_train_config("ae", data)

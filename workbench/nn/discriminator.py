@@ -1,4 +1,4 @@
-"""Discriminators of patches with hinge losses, and the LeCam regularizer for small data sets.
+"""Discriminators of patches with hinge losses, and the LeCam regularizer for small datasets.
 
 The hinge losses follow VQGAN (arXiv:2012.09841), LeCam follows arXiv:2104.03310. The discriminator
 is trained in the same backward pass as the tokenizer, on the same reconstruction: the generator's

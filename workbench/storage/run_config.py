@@ -64,7 +64,7 @@ class DataConfig(_Section):
     Attributes
     ----------
     source : str or None
-        The name of a bundled data set, a path, `hub:owner/name` or `stream:...`, as
+        The name of a bundled dataset, a path, `hub:owner/name` or `stream:...`, as
         `workbench.data.load` takes it.
     side : int, ImageSize or None
         The height and width of the images in pixels.

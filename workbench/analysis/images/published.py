@@ -156,9 +156,9 @@ def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list
         differences.append(f"{side} instead of {model.side} pixels")
     resize = provenance.get("resize")
     if not model.resize:
-        differences.append(f"resized by {resize or 'the data set'}, not stated in the source")
+        differences.append(f"resized by {resize or 'the dataset'}, not stated in the source")
     elif resize != model.resize:
-        differences.append(f"resized by {resize or 'the data set'} instead of {model.resize}")
+        differences.append(f"resized by {resize or 'the dataset'} instead of {model.resize}")
     if metric == "lpips":
         differences.append("LPIPS on VGG-16, whereas the source does not state the network")
     if metric == "rfid":

@@ -7,7 +7,7 @@ from typing import Any
 from workbench.core.trusted import PACKAGE
 from workbench.storage.evidence import Evidence
 
-# Data sets with recipes of generators, by the last part of a recipe's name.
+# Datasets with recipes of generators, by the last part of a recipe's name.
 GENERATOR_DATA = ("digits", "photos", "shapes", "cifar10", "imagenet256")
 GENERATOR_CLASS = "workbench.generators.transformer:SiT"
 

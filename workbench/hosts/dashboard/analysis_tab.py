@@ -19,7 +19,7 @@ from workbench.hosts.dashboard.async_result import AsyncResult, marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.picture_cards import PictureCards
-from workbench.hosts.dashboard.run_list import column_titles
+from workbench.hosts.dashboard.run_columns import column_titles
 from workbench.hosts.dashboard.selected_card import SelectionCard
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.dashboard.widgets import (
@@ -174,13 +174,15 @@ class AnalysisTab:
         self._set_control(name, event.new)
 
     def _set_control(self, name: str, value: Value) -> None:
+        if self.tab:
+            self.state.set_tab_option(self.tab, name, value, self.controls[name].default)
+            return
+
         def change(view: ViewState) -> ViewState:
-            values = {**self._controls_in(view), name: value}
-            changed = {key: v for key, v in values.items() if v != self.controls[key].default}
-            if self.tab:
-                return view.change(tab_options=changed) if view.tab == self.tab else view
             if view.tab or view.analysis != self.name:
                 return view
+            values = {**view.controls, name: value}
+            changed = {key: v for key, v in values.items() if v != self.controls[key].default}
             return view.change(controls=changed)
 
         self.state.update(change)

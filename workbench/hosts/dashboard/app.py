@@ -33,8 +33,8 @@ from workbench.hosts.dashboard.saved_card import SavedViewsCard
 from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.dashboard.tabs import TAB_STYLE, AnalysisGroup, LazyTabs, TabPage
-from workbench.hosts.dashboard.train_tab import TAB as TRAIN
 from workbench.hosts.dashboard.train_tab import TrainTab
+from workbench.hosts.dashboard.training_queue_card import TAB as TRAIN
 from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
@@ -142,6 +142,7 @@ class Session:
         self.tabs.param.watch(lambda event: self._open(self._titles[event.new]), "active")
         self.state.param.watch(lambda _: self._show_view(), "view")
         self.state.param.watch(lambda _: self._show_notice(), "notice")
+        self.state.param.watch(lambda _: self._show_runs(), "runs_version")
         self._show_notice()
 
     def page(self) -> pn.viewable.Viewable:
@@ -208,9 +209,10 @@ class Session:
         if not self.workspace.is_stale():
             return
         self.workspace.refresh()
-        self.runs.renew()
+        self.state.renew_runs()
+
+    def _show_runs(self) -> None:
         self._replace_missing_runs()
-        self.primary_run.renew()
         self.refused.objects = self._refused()
 
     def _replace_missing_runs(self) -> None:

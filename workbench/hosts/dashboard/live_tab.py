@@ -2,6 +2,7 @@
 
 import html
 import io
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
 
@@ -14,10 +15,14 @@ from workbench.core.glossary import CONTROLS, OTHERS, choice_label, tooltip
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.widgets import watch_widget
+from workbench.workspace.controls import Value
 from workbench.workspace.live import ACTIVE_INTERVAL_S, MAX_SMOOTHING, LiveModel
+from workbench.workspace.tab_options import COMPARE, live_options
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
+TAB = "live"
 MIN_WIDTH_PX = 640  # of three panels; on a narrower page the figure scrolls
 NO_STEP = 0  # the value of the slider without preview images
 
@@ -81,10 +86,15 @@ class LiveTab:
             styles={"image-rendering": "pixelated"},
             visible=False,
         )
-        self.compare.param.watch(lambda _: self.show(self.state.view), "value")
-        self.x.param.watch(lambda _: self._draw(), "value")
-        self.log.param.watch(lambda _: self._draw(), "value")
-        self.smoothing.param.watch(lambda _: self._draw(), "value_throttled")
+        self.options = {
+            COMPARE: self.compare,
+            "x": self.x,
+            "log": self.log,
+            "smoothing": self.smoothing,
+        }
+        self._defaults = {name: widget.value for name, widget in self.options.items()}
+        for name, widget in self.options.items():
+            watch_widget(widget, partial(self._on_option, name))
         self.step.param.watch(lambda event: self._select_step(event.new), "value")
         state.param.watch(lambda _: self._draw(), "dark")
         options = _row(self.compare, self.x, self.log, self.smoothing, gap="16px")
@@ -109,6 +119,7 @@ class LiveTab:
             return
         self.compare.visible = len(view.runs) > 1
         try:
+            self._show_options(view.tab_options if view.tab == TAB else {})
             model = self._other_model(view)
         except UserError as error:  # the run was deleted, or its files are damaged
             self.hide()
@@ -120,9 +131,19 @@ class LiveTab:
             self._make_fields(model)
             self.step.param.update(options=[NO_STEP], value=NO_STEP)
             self._refresh(model)
-        else:
+        elif self.model is not None:
+            self._configure(self.model)
             self.refresh()
         self.lifecycle.after_load(self._follow)
+
+    def _show_options(self, options: Mapping[str, Value]) -> None:
+        compares, curve_controls = live_options(options)
+        values = {**curve_controls, COMPARE: compares}
+        for name, widget in self.options.items():
+            widget.value = values[name]
+
+    def _on_option(self, name: str, event: Any) -> None:
+        self.state.set_tab_option(TAB, name, event.new, self._defaults[name])
 
     def _other_model(self, view: ViewState) -> LiveModel | None:
         """Return the model of a view; None if the present one shows the same runs."""
@@ -160,7 +181,7 @@ class LiveTab:
 
     def _follow(self) -> None:
         """Refresh the tab periodically, if it is still open."""
-        is_open = self.state.view.tab == "live" and pn.state.curdoc is not None
+        is_open = self.state.view.tab == TAB and pn.state.curdoc is not None
         if self.model is None or self.model.is_finished or self._timer is not None or not is_open:
             return
         interval_ms = round(1000 * ACTIVE_INTERVAL_S)
@@ -213,12 +234,15 @@ class LiveTab:
         }
         self.fields_row.objects = [*self.fields.values(), self.apply]
 
+    def _configure(self, model: LiveModel) -> None:
+        model.x = self.x.value
+        model.log = self.log.value
+        model.smoothing = self.smoothing.value
+
     def _draw(self) -> None:
         if self.model is None:
             return
-        self.model.x = self.x.value
-        self.model.log = self.log.value
-        self.model.smoothing = self.smoothing.value
+        self._configure(self.model)
         self._drawn_key = self.model.figure_key
         self.curves.draw(self.model.figure(dark=self.state.dark))
         self.curves.body.visible = self.model.has_records

@@ -12,9 +12,11 @@ from workbench.hosts.dashboard.decision_card import DecisionCard
 from workbench.hosts.dashboard.help_pages import check_link
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import readable_color
+from workbench.workspace.tab_options import overview_controls
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
+TAB = "overview"
 MAX_FINDINGS = 10
 STATUS_COLORS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}
 
@@ -26,10 +28,8 @@ class Overview:
     """
 
     def __init__(self, state: DashboardState, workspace: Workspace, compute: ComputeClient) -> None:
-        self.decision = DecisionCard(workspace, compute)
-        self.budget = AnalysisTab(
-            "token_budget", state, workspace, compute, tab="overview", compact=True
-        )
+        self.decision = DecisionCard(TAB, state, workspace, compute)
+        self.budget = AnalysisTab("token_budget", state, workspace, compute, tab=TAB, compact=True)
         self.findings = pn.pane.HTML("", sizing_mode="stretch_width")
         content = pn.Column(self.findings, sizing_mode="stretch_width")
         self.checks = AsyncResult("checks", content, self._show_findings, workspace, compute)
@@ -46,8 +46,9 @@ class Overview:
 
     def show(self, view: ViewState) -> None:
         """Compute all three for the runs of a view."""
-        self.decision.show(view)
-        self.budget.show(view)
+        values = overview_controls(view.tab_options if view.tab == TAB else {})
+        self.decision.show(view, values["decision"])
+        self.budget.show(view.change(tab_options=values["token_budget"]))
         self.checks.show(ViewState(runs=view.runs, step=view.step, analysis="checks"))
 
     def hide(self) -> None:

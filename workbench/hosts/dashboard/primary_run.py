@@ -32,7 +32,7 @@ class PrimaryRunPicker:
         self.renew()
         self.run.param.watch(lambda event: state.make_primary(event.new), "value")
         self.step.param.watch(lambda event: state.change(step=event.new or None), "value")
-        state.param.watch(lambda _: self.renew(), "view")
+        state.param.watch(lambda _: self.renew(), ["view", "runs_version"])
 
     def renew(self) -> None:
         """Offer the runs and the steps that exist, and show those of the view."""

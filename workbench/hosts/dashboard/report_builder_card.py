@@ -14,6 +14,7 @@ import panel_material_ui as pmui
 from workbench.core.glossary import tooltip
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.widgets import linked_row, text_area, text_line
 from workbench.hosts.reports import write_views_report
 from workbench.hosts.reports.from_views import view_title
 from workbench.workspace.compute import ComputeJob
@@ -171,35 +172,3 @@ class ReportBuilderCard:
             self.message.object = html.escape(str(error))
         finally:
             self.write_button.loading = False
-
-
-def text_line(label: str, description: str) -> pmui.TextInput:
-    """Return a field for one line of text."""
-    return pmui.TextInput(
-        label=label, description=description, size="small", sizing_mode="stretch_width"
-    )
-
-
-def text_area(label: str, description: str) -> pmui.TextAreaInput:
-    """Return a field for Markdown that grows with its text."""
-    return pmui.TextAreaInput(
-        label=label,
-        description=description,
-        rows=1,
-        max_rows=8,
-        auto_grow=True,
-        size="small",
-        sizing_mode="stretch_width",
-    )
-
-
-def linked_row(name: str, address: str, description: str, remove: Any) -> pn.Row:
-    """Return a link with a button that removes it; name and address are escaped HTML."""
-    button = pmui.Button(
-        label="×", variant="text", size="small", width=36, margin=0, description=description
-    )
-    button.on_click(lambda _: remove())
-    link = pn.pane.HTML(
-        f'<a href="{address}" style="color: inherit">{name}</a>', sizing_mode="stretch_width"
-    )
-    return pn.Row(button, link, margin=0, sizing_mode="stretch_width")

@@ -1,7 +1,6 @@
 """The table of runs, with a filter and the settings in which the runs differ."""
 
 import html
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,33 +12,22 @@ from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
+from workbench.hosts.dashboard.run_columns import (
+    COLOR_COLUMN,
+    COLOR_TEMPLATE,
+    STYLE,
+    SYMBOL_TEMPLATE,
+    column_titles,
+    header_tooltips,
+)
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.workspace.run_table import STATES, filter_runs, readable_color, with_settings
+from workbench.workspace.run_table import STATES, filter_runs, with_settings
 from workbench.workspace.workspace import Workspace
 
 MAX_NUMBERED_ROWS = 9  # rows that a key selects
 MAX_HEIGHT_PX = 420
-# Selected rows are tinted, so that the colors of their cells stay visible.
-STYLE = """
-.tabulator .tabulator-row.tabulator-selected, .tabulator .tabulator-row.tabulator-selected .tabulator-frozen {
-  background: color-mix(in srgb, #0072b2 18%, var(--mui-palette-background-paper, Canvas)) !important;
-  color: inherit !important; }
-.tabulator .tabulator-cell { text-overflow: clip !important; }
-"""  # noqa: E501
-# A template and not the table's own styles: those draw a table again that is still being built,
-# which is an error in a browser.
-STATE_COLORS = json.dumps({state: color for state, (_, color) in STATES.items()})
-STATE_STYLE = readable_color(f"<%= {STATE_COLORS}[value.slice(2)] || 'currentColor' %>")
-COLOR_COLUMN = "●"
-COLOR_TEMPLATE = "<span style='color: <%- value %>'>●</span>"
 NARROW_COLUMNS = {"#": 32, COLOR_COLUMN: 28, "state": 30}  # their widths in pixels
 SHORT_TITLES = {COLOR_COLUMN: "", "state": "", "PSNR (dB)": "PSNR"}  # the tooltip has the unit
-# The word is part of the text, but only its symbol is drawn.
-SYMBOL_TEMPLATE = (
-    f"<span style='{STATE_STYLE}' title='<%- value.slice(2) %>'><%- value[0] %>"
-    "<span style='font-size: 0'><%- value.slice(1) %></span></span>"
-)
-STATE_TEMPLATE = f"<span style='{STATE_STYLE}'><%- value %></span>"
 
 
 class RunList:
@@ -98,6 +86,7 @@ class RunList:
         self.only_differing.param.watch(lambda _: self._draw(), "value")
         self.table.param.watch(lambda event: self._on_selection(event.new), "selection")
         state.param.watch(lambda event: self._select(event.new.runs), "view")
+        state.param.watch(lambda _: self.renew(), "runs_version")
 
     def renew(self) -> None:
         """Read the runs again. If only numbers have changed, nothing else on the page moves."""
@@ -196,14 +185,3 @@ def _changed_cells(before: pd.Series, now: pd.Series) -> list[tuple[int, Any]]:
         for row, (old, new) in pairs
         if old != new and not (pd.isna(old) and pd.isna(new))
     ]
-
-
-def column_titles(table: pd.DataFrame) -> dict[str, str]:
-    """Return the titles of columns whose names contain markup, escaped: titles are HTML."""
-    names = [str(name) for name in table]
-    return {name: html.escape(name) for name in names if html.escape(name) != name}
-
-
-def header_tooltips(table: pd.DataFrame) -> dict[str, str]:
-    """Return the tooltip of each column: of a metric or a fact, otherwise that of a setting."""
-    return {str(name): tooltip(str(name)) or tooltip("setting") for name in table}

@@ -12,7 +12,7 @@ from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
-from workbench.hosts.dashboard.run_list import (
+from workbench.hosts.dashboard.run_columns import (
     COLOR_COLUMN,
     COLOR_TEMPLATE,
     STATE_TEMPLATE,

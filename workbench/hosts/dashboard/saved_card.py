@@ -10,8 +10,8 @@ import panel_material_ui as pmui
 
 from workbench.core.errors import RunError, UserError
 from workbench.core.glossary import tooltip
-from workbench.hosts.dashboard.report_builder_card import linked_row
 from workbench.hosts.dashboard.state import DashboardState
+from workbench.hosts.dashboard.widgets import linked_row
 from workbench.hosts.reports.from_views import view_title
 from workbench.storage.atomic import read_json, write_text
 

@@ -22,7 +22,7 @@ def run_now(action: Action) -> None:
 
 
 class DashboardState(param.Parameterized):
-    """The view, the theme, the address and the notice of one visitor.
+    """The view, the theme, the address, the notice and the version of the runs of one visitor.
 
     Parameters
     ----------
@@ -38,6 +38,9 @@ class DashboardState(param.Parameterized):
     dark = param.Boolean(default=False, doc="Whether the page has its dark theme.")
     address = param.String(default="", doc="The query in the browser's address bar.")
     notice = param.String(default="", doc="A warning above the tabs; empty hides it.")
+    runs_version = param.Integer(
+        default=0, doc="Grows when the runs of the folder were read again."
+    )
 
     def __init__(self, view: ViewState, schedule: Callable[[Action], None] = run_now) -> None:
         super().__init__(view=view)
@@ -102,6 +105,23 @@ class DashboardState(param.Parameterized):
             return view.change(**{"tab": tab, "tab_options": options, **changes})
 
         self.update(change)
+
+    def set_tab_option(self, tab: str, name: str, value: Value, default: Value) -> None:
+        """Set one option of an open tab. The address does not contain an option at its default."""
+
+        def change(view: ViewState) -> ViewState:
+            if view.tab != tab:
+                return view
+            options = {key: other for key, other in view.tab_options.items() if key != name}
+            if value != default:
+                options[name] = value
+            return view.change(tab_options=options)
+
+        self.update(change)
+
+    def renew_runs(self) -> None:
+        """Notify the cards that the runs of the folder were read again."""
+        self.runs_version += 1
 
     def select_runs(self, names: tuple[str, ...]) -> None:
         """Select runs, the primary run first. The step is kept if the primary run is."""

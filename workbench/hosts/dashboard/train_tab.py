@@ -16,7 +16,7 @@ from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.setting_field import SettingField
 from workbench.hosts.dashboard.settings_service import SettingsService
 from workbench.hosts.dashboard.state import DashboardState
-from workbench.hosts.dashboard.training_queue_card import TrainingQueueCard
+from workbench.hosts.dashboard.training_queue_card import TAB, TrainingQueueCard
 from workbench.hosts.reports.sweep import parse_grid
 from workbench.launch.settings import Setting, setting_text
 from workbench.launch.trainables import recipe_names
@@ -24,7 +24,6 @@ from workbench.launch.training_queue import TrainingQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-TAB = "train"
 DEFAULT_RECIPE = "softvq-photos"
 MAX_TRIALS = 100
 # Fields that are always shown, besides those that the recipe itself sets.
@@ -93,7 +92,7 @@ class TrainTab:
         self.start_button = pmui.Button(label="Start training", variant="contained", size="small")
         self.message = pn.pane.HTML("", sizing_mode="stretch_width")
         self.place = pn.Column(sizing_mode="stretch_width")
-        self.queue = TrainingQueueCard(state, workspace, lifecycle, trainings, self.clone)
+        self.queue = TrainingQueueCard(state, workspace, lifecycle, trainings)
         self.recipe.param.watch(lambda event: self._open(recipe=event.new), "value")
         self.show_all.param.watch(lambda _: self._draw(), "value")
         self.start_button.on_click(lambda _: self.start())
@@ -117,7 +116,7 @@ class TrainTab:
         try:
             values, recipe = self._origin(source)
         except UserError as error:
-            self._say(str(error))
+            self._show_message(str(error))
             return
         recipe = str(options.get("recipe", recipe or self._usual_recipe()))
         self.queue.show()
@@ -138,23 +137,19 @@ class TrainTab:
     def move_slider(self, steps: int) -> None:
         """Do nothing: the tab has no slider."""
 
-    def clone(self, run: str) -> None:
-        """Fill the form with the recipe and the settings of a run."""
-        self.state.open_tab(TAB, tab_options={"clone": run})
-
     def start(self) -> None:
         """Check the form, and put its trainings into the queue."""
         if self.service is None:
             return
-        self._say("")
+        self._show_message("")
         checked = [field.check() for field in self.fields.values()]  # marks every problem
         if not all(checked):
-            self._say("Correct the marked settings.")
+            self._show_message("Correct the marked settings.")
             return
         try:
             trials = self._trials()
         except UserError as error:
-            self._say(str(error))
+            self._show_message(str(error))
             return
         self.start_button.loading = True
         future = self.service.check(self.recipe.value, list(trials.values()))
@@ -172,10 +167,10 @@ class TrainTab:
             assert self.trainings is not None  # the form is not shown otherwise
             self.trainings.submit(self.recipe.value, trials)
         except UserError as error:
-            self._say(str(error))
+            self._show_message(str(error))
             return
         count = len(trials)
-        self._say(f"{counted(count, 'training')} added to the queue.")
+        self._show_message(f"{counted(count, 'training')} added to the queue.")
         self.name.value = self._free_name(self.name.value)
         self.queue.show()
 
@@ -186,7 +181,7 @@ class TrainTab:
                 self.fields[name].show_problem(sentence)
             else:
                 elsewhere.append(sentence)
-        self._say(" ".join(elsewhere) or "Correct the marked settings.")
+        self._show_message(" ".join(elsewhere) or "Correct the marked settings.")
 
     def _trials(self) -> dict[str, dict[str, str]]:
         """Return the changed settings of each run, by its name."""
@@ -237,9 +232,9 @@ class TrainTab:
         except UserError as error:
             self._shown = None
             self.place.objects = []
-            self._say(str(error))
+            self._show_message(str(error))
             return
-        self._say("")
+        self._show_message("")
         self.fields = {}
         self._draw()
         self.start_button.disabled = False
@@ -311,7 +306,7 @@ class TrainTab:
         else:
             future.add_done_callback(lambda _: self.lifecycle.call_soon(action))
 
-    def _say(self, text: str) -> None:
+    def _show_message(self, text: str) -> None:
         self.message.object = html.escape(text)
 
 

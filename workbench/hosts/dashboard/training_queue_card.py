@@ -20,6 +20,7 @@ from workbench.launch.training_queue import (
 from workbench.storage.run import Run
 from workbench.workspace.workspace import Workspace
 
+TAB = "train"
 REFRESH_INTERVAL_MS = 1000
 MAX_AT_ONCE = 16
 LOG_STYLE = (
@@ -37,8 +38,6 @@ class TrainingQueueCard:
         The state of the page, the folder of runs, and the life of the page.
     trainings : TrainingQueue or None
         The queue of the server; None if this visitor must not start trainings.
-    clone : callable
-        Fills the form with the settings of a run.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class TrainingQueueCard:
         workspace: Workspace,
         lifecycle: PageLifecycle,
         trainings: TrainingQueue | None,
-        clone: Callable[[str], None],
     ) -> None:
         self.state = state
         self.workspace = workspace
@@ -84,7 +82,7 @@ class TrainingQueueCard:
         self.run.param.watch(lambda _: self._show_run(), "value")
         self.steps.param.watch(lambda _: self._show_resumable(), "value")
         self.resume_button.on_click(lambda _: self.resume())
-        self.clone_button.on_click(lambda _: clone(self.run.value))
+        self.clone_button.on_click(lambda _: self._clone())
         self.limit.param.watch(lambda event: self._set_limit(event.new), "value")
         row = pn.FlexBox(
             self.run,
@@ -146,6 +144,10 @@ class TrainingQueueCard:
             return
         self.refresh()
 
+    def _clone(self) -> None:
+        """Fill the form with the settings of the run of the menu."""
+        self.state.open_tab(TAB, tab_options={"clone": self.run.value})
+
     def _row(self, training: QueuedTraining) -> "TrainingRow":
         return TrainingRow(
             training,
@@ -171,6 +173,7 @@ class TrainingQueueCard:
     def _open(self, training: QueuedTraining) -> None:
         """Follow a training in the Live tab."""
         self.workspace.refresh()
+        self.state.renew_runs()
         if training.name in self.workspace.runs:
             self.state.make_primary(training.name)
             self.state.open_tab("live")

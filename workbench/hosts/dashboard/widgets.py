@@ -1,8 +1,9 @@
-"""Material widgets for the controls of an analysis."""
+"""Material widgets: the controls of an analysis, fields for text, and links with a button."""
 
 from collections.abc import Callable
 from typing import Any
 
+import panel as pn
 import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
@@ -71,3 +72,35 @@ def move_slider(widget: MaterialWidget, steps: int) -> Value:
     value: Value = min(max(slider.value + steps * slider.step, slider.start), slider.end)
     slider.value = value
     return value
+
+
+def text_line(label: str, description: str) -> pmui.TextInput:
+    """Return a field for one line of text."""
+    return pmui.TextInput(
+        label=label, description=description, size="small", sizing_mode="stretch_width"
+    )
+
+
+def text_area(label: str, description: str) -> pmui.TextAreaInput:
+    """Return a field for Markdown that grows with its text."""
+    return pmui.TextAreaInput(
+        label=label,
+        description=description,
+        rows=1,
+        max_rows=8,
+        auto_grow=True,
+        size="small",
+        sizing_mode="stretch_width",
+    )
+
+
+def linked_row(name: str, address: str, description: str, remove: Callable[[], None]) -> pn.Row:
+    """Return a link with a button that removes it; name and address are escaped HTML."""
+    button = pmui.Button(
+        label="×", variant="text", size="small", width=36, margin=0, description=description
+    )
+    button.on_click(lambda _: remove())
+    link = pn.pane.HTML(
+        f'<a href="{address}" style="color: inherit">{name}</a>', sizing_mode="stretch_width"
+    )
+    return pn.Row(button, link, margin=0, sizing_mode="stretch_width")

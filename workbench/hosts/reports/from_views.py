@@ -27,6 +27,7 @@ from workbench.hosts.reports.sections import (
 from workbench.launch.trainables import trusted_names
 from workbench.workspace.selection import Selection, id_scopes
 from workbench.workspace.tab_content import build_tab, selected_images
+from workbench.workspace.tab_options import CURVES, live_options, overview_controls
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
@@ -210,11 +211,14 @@ def _view_outputs(workspace: Workspace, state: ViewState) -> list[CellOutput]:
     run = workspace.run(state.runs[0])
     analyses = {state.analysis: dict(state.controls)}
     if state.tab == "live":
-        analyses = {"training_curves": {}}
+        compares, curve_controls = live_options(state.tab_options)
+        analyses = {CURVES: curve_controls}
+        if not compares:
+            state = state.change(runs=state.runs[:1])
     if state.tab == "table":
-        analyses = {"settings_comparison": {}, "training_curves": {}}
+        analyses = {"settings_comparison": {}, CURVES: {}}
     if state.tab == "overview":
-        analyses = {"decision": {}, "token_budget": dict(state.tab_options), "checks": {}}
+        analyses = overview_controls(state.tab_options)
     scopes: dict[str, str] = {}
     with suppress(UserError):  # the analysis then gives the reason
         scopes = id_scopes(run.name, run.evidence(state.step))
