@@ -320,6 +320,8 @@ def test_padding_has_the_color_of_other_codes():
         {"codes": CODES, "codebook": 31},
         {"codes": CODES, "codebook": np.zeros((31, 4), np.float32)},
         {"codes": CODES, "codebook": np.zeros((3, 32, 4), np.float32)},
+        {"codes": CODES, "codebook": np.zeros((32, 4), np.float32), "latents": TOKENS},
+        {"codebook": np.zeros((32, 7), np.float32), "latents": GRID_LATENTS},
         {"codes": CODES, "codebook": 0},
         {"codes": CODES, "codebook": 10**12},
         {"codes": CODES, "codebook": 2.5},

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 import workbench as wb
+from workbench import analysis
 from workbench.collect import collect
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.explore.loaded_run import LoadedRun
@@ -238,6 +239,15 @@ def test_source_without_splits_is_evaluated_as_a_whole(tmp_path):
     assert evidence.names == ("a", "b") and evidence.provenance["of"] == 12
     about = Workspace(tmp_path).about(ViewState(runs=("own",)))
     assert "Python objects" in about and "12 of 12 images" in about
+    decision = analysis.decision([evidence])
+    shown = [
+        decision._repr_html_(),
+        decision.figure().layout.title.subtitle.text,
+        analysis.token_budget([evidence]).summary(),
+        analysis.fidelity(**evidence.kwargs_for(analysis.fidelity)).summary(),
+    ]
+    assert all("evaluated images" in text for text in shown)
+    assert not any("held-out" in text for text in shown)
 
 
 def test_trusted_module_of_the_current_folder(tmp_path, module):

@@ -10,6 +10,7 @@ import workbench as wb
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.types import Tokens
 from workbench.tokenizers.active import respects_active
+from workbench.tokenizers.base import Tokenizer
 from workbench.tokenizers.pretrained.wrapped import wrap
 
 TABLE = torch.tensor([[-1.0], [-0.5], [0.0], [0.5], [1.0]])
@@ -29,6 +30,11 @@ def enlarge(z):
 
 def to_codes(x):
     return torch.round(shrink(x) * 2 + 2).long()[:, 0]
+
+
+def projected_codewords(x):
+    codes = to_codes(x).flatten(1)
+    return Tokens(TABLE[codes].expand(-1, -1, 2), codes)
 
 
 def from_codes(codes):
@@ -233,8 +239,23 @@ def test_faults_are_named(encode, decode, word):
 def test_codebook_must_fit_the_codes():
     assert "4 codewords" in refusal(to_codes, from_codes, channels=1, codebook=4)
     assert "channels" in refusal(shrink, enlarge, codebook=np.zeros((4, 2)))
+    assert "channels" in refusal(projected_codewords, shrink, codebook=TABLE)
     assert "(k, d)" in refusal(shrink, enlarge, codebook=np.zeros(4))
     assert "value_range" in refusal(shrink, enlarge, value_range=(1, -1))
+
+
+def test_latents_of_any_tokenizer_have_the_channels_of_its_codewords():
+    class Projecting(Tokenizer):
+        codebook = TABLE[None]
+
+        def encode(self, images):
+            return projected_codewords(images)
+
+        def decode(self, tokens):
+            return enlarge(tokens.latents[:, :, 0].unflatten(1, (1, 8, 8)))
+
+    with pytest.raises(UserError, match="channels"):
+        Projecting().check_round_trip(images(channels=1, side=16))
 
 
 def test_public_name():

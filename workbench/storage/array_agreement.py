@@ -116,6 +116,19 @@ def codewords(parts: Parts) -> np.ndarray:
     return table if table.ndim == 3 else table[None]
 
 
+def check_codewords_fit(latents: Column, codebook: Parts, table: np.ndarray) -> None:
+    """Check that latents and codewords, if these are known, are vectors of the same space."""
+    dim = latents.row_shape[1]
+    codeword_dim = table.shape[2]
+    if codeword_dim not in (0, dim):
+        raise UserError(
+            f"The codewords of {described('the codebook', codebook)} have {codeword_dim:,} "
+            f"channels, and {described('latents', latents.parts)} have {dim:,}. "
+            "If the decoder projects its codewords, give the latents before the projection; "
+            "otherwise give the codebook of these latents, or only the number of codes."
+        )
+
+
 def check_codes_fit(codes: Parts, codebook: Parts, table: np.ndarray) -> None:
     """Check that the codebook has all codes, and that its tables share the tokens equally."""
     _, (high, source) = extremes(codes)

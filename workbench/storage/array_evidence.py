@@ -33,6 +33,7 @@ from workbench.core.errors import UserError
 from workbench.core.fingerprint import FINGERPRINT_DIGITS, image_fingerprint
 from workbench.storage.array_agreement import (
     check_codes_fit,
+    check_codewords_fit,
     check_lengths,
     check_sizes,
     check_tokens,
@@ -116,8 +117,8 @@ def evidence(
     ------
     UserError
         If an array has other axes, another type or values out of range; if arrays differ in their
-        numbers of images or tokens; if the codebook is smaller than the largest code; or if the
-        folder is in use.
+        numbers of images or tokens; if the codebook is smaller than the largest code; if codewords
+        and latents differ in their number of channels; or if the folder is in use.
 
     Examples
     --------
@@ -145,6 +146,8 @@ def evidence(
     common_grid = check_tokens(columns, grid)
     check_sizes(columns, common_grid)
     table = codewords(arrays["codebook"]) if "codebook" in arrays else None
+    if table is not None and "latents" in columns:
+        check_codewords_fit(columns["latents"], arrays["codebook"], table)
     if table is not None and "codes" in columns:
         check_codes_fit(columns["codes"].parts, arrays["codebook"], table)
     rows = _drawn_rows(count, limit, seed)

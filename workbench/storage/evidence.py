@@ -19,7 +19,7 @@ from workbench.storage.analysis_arguments import kwargs_for
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence_arrays import ARRAYS, PADDING, ArraySpec, EvidenceArrays
 from workbench.storage.evidence_files import read_evidence, verify_evidence
-from workbench.storage.provenance_file import is_in_run, write_provenance
+from workbench.storage.provenance_file import is_held_out, is_in_run, write_provenance
 from workbench.storage.training_log import TrainingLog, try_read_log
 
 __all__ = ["ARRAYS", "PADDING", "ArraySpec", "Evidence", "kwargs_for", "verify_evidence"]
@@ -147,6 +147,11 @@ class Evidence(EvidenceArrays):
             if array is not None and "picture" in spec.axes:
                 return int(array.shape[spec.axes.index("picture")])
         return 0
+
+    @property
+    def image_kind(self) -> str:
+        """The name of the images in text: held-out images, or evaluated images."""
+        return "held-out images" if is_held_out(self.provenance) else "evaluated images"
 
     @property
     def is_imported(self) -> bool:

@@ -26,7 +26,7 @@ from workbench.storage.migrations import stored_array_name
 from workbench.storage.provenance_file import parse_provenance, with_folder_name
 
 MAX_REASON_LENGTH = 200
-# Codewords may have other channels than latents, or none if only their number is known.
+# Codewords have no channels if only their number is known; in older evidence they may have others.
 INDEPENDENT_AXES = ("channel",)
 MAX_CHECKED_BYTES = 256 * 2**20  # takes about 0.15 s, once per process
 

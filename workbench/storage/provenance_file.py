@@ -18,6 +18,11 @@ from workbench.storage.files import (
 from workbench.storage.migrations import FORMAT, is_format, migrate_provenance
 
 
+def is_held_out(provenance: Mapping[str, Any]) -> bool:
+    """Return False if every image of a data set was evaluated: no model was trained on any."""
+    return provenance.get("split") != "all"
+
+
 def write_provenance(folder: Path, provenance: Mapping[str, Any], names: Sequence[str]) -> None:
     """Write the provenance of arrays that are in a folder, with their digests.
 

@@ -107,7 +107,8 @@ class Tokenizer(nn.Module, ABC):
         name = type(self).__name__
         shape = tuple(images.shape)
         try:
-            decoded = self.decode(self.encode(images))
+            tokens = self.encode(images)
+            decoded = self.decode(tokens)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -116,6 +117,12 @@ class Tokenizer(nn.Module, ABC):
         if tuple(decoded.shape) != shape:
             raise UserError(
                 f"{name} decodes images of shape {shape} to the shape {tuple(decoded.shape)}."
+            )
+        dim = tokens.latents.shape[2]
+        if self.codebook is not None and self.codebook.shape[2] not in (0, dim):
+            raise UserError(
+                f"{name} has codewords with {self.codebook.shape[2]:,} channels, and latents with "
+                f"{dim:,}. Let encode return the codewords, and project them in decode."
             )
         if not torch.isfinite(decoded).all():
             raise UserError(f"{name} decodes images to NaN or infinity.")

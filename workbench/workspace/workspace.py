@@ -30,6 +30,7 @@ from workbench.storage.analysis_arguments import (
     reads_logs,
 )
 from workbench.storage.evidence import Evidence
+from workbench.storage.provenance_file import is_held_out
 from workbench.storage.run import Run, find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
@@ -462,7 +463,7 @@ def _count(provenance: dict[str, Any]) -> str:
         count += f" of {provenance['of']:,}"
     elif "of" in provenance:  # a stream whose end was not read
         count += " of an unknown number of"
-    kind = "images" if provenance.get("split") == "all" else "held-out images"
+    kind = "held-out images" if is_held_out(provenance) else "images"
     excluded = provenance.get("excluded")
     without = f", without {len(excluded):,} that cannot be read" if excluded else ""
     return f"{count} {kind} of {provenance.get('data', 'unnamed data')}{without}"

@@ -62,7 +62,6 @@ from workbench.core.errors import NotApplicable
 
 MIN_RELIABLE_IMAGES = 1000  # with fewer images, a small distance is mostly bias
 MIN_TAIL_IMAGES = 500  # with fewer held-out images, 1 % of them are a handful
-REAL_SET_NAMES = {"held-out": "held-out images", "training": "training images"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +116,8 @@ class Fidelity(Result):
         Reason for this network, in one sentence.
     warnings : tuple of str
         Sentences on the reliability of the distances.
+    image_kind : str
+        Name of the images in text.
     """
 
     distances: tuple[Distance, ...]
@@ -134,6 +135,7 @@ class Fidelity(Result):
     protocol: str
     feature_extractor_reason: str
     warnings: tuple[str, ...]
+    image_kind: str = "held-out images"
 
     @property
     def metric(self) -> str:
@@ -150,7 +152,8 @@ class Fidelity(Result):
 
     def full_name(self, distance: Distance) -> str:
         """Return the name of a distance with its network, number of images and reference set."""
-        real = REAL_SET_NAMES.get(distance.real, distance.real)
+        names = {"held-out": self.image_kind, "training": "training images"}
+        real = names.get(distance.real, distance.real)
         return full_name(distance.name, self.feature_extractor, distance.n, real)
 
     @property
@@ -259,6 +262,7 @@ def fidelity(
     interpolation_features: np.ndarray | None = None,
     gaussian_features: np.ndarray | None = None,
     isotropic_features: np.ndarray | None = None,
+    image_kind: str = "held-out images",
     *,
     splits: Annotated[int, Range(10, 200)] = 40,
     neighbors: Annotated[int, Range(1, 10)] = 3,
@@ -296,6 +300,8 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         Features of decoded points between latents of held-out and training images.
     gaussian_features, isotropic_features : ndarray of float, shape (m, dim), optional
         Features of decoded draws from one Gaussian per class, and of decoded isotropic noise.
+    image_kind : str, default "held-out images"
+        Name of the images of `features` in text.
     splits : int, default 40
         Number of half samples behind the intervals; at most 10 for over 512 features. Sets of
         over 10,000 images have intervals by influence functions.
@@ -388,6 +394,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         protocol=protocol,
         feature_extractor_reason=feature_extractor_reason,
         warnings=_warnings(used, near_copies),
+        image_kind=image_kind,
     )
 
 

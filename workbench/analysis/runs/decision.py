@@ -82,10 +82,11 @@ class Decision(Result):
     suggestion: str  # command that trains a run to compare with; empty for several runs
     strip: Strip
     feature_extractor: str  # of rFD and gFD
-    n: int  # held-out images
+    n: int  # images
     samples: int  # images of every gFD; 0 if it was not measured
     # Expected generation of the first tokenizer whose gFD is missing; None if none is.
     expectation: Expectation | None = None
+    image_kind: str = "held-out images"
 
     @property
     def recommended(self) -> Candidate:
@@ -176,9 +177,7 @@ default "best generation"
     subjects, excluded = subjects_of(evidences, partners)
     if not subjects:
         reasons = f": {'; '.join(excluded)}" if excluded else ""
-        raise NotApplicable(
-            f"A decision needs a tokenizer with reconstructions of held-out images{reasons}."
-        )
+        raise NotApplicable(f"A decision needs a tokenizer with reconstructions{reasons}.")
     generators = [e for e in (*evidences, *partners) if e.latents is None]
     measurements = measure(subjects, generators)
     metric = GOAL_METRICS[goal]
@@ -215,6 +214,7 @@ default "best generation"
         n=len(first.images if first.images is not None else ()),
         samples=measurements.samples,
         expectation=_expectation(subjects, generators, measurements),
+        image_kind=first.image_kind,
     )
 
 

@@ -158,7 +158,7 @@ def _add_captions(figure: go.Figure, result: Decision) -> None:
 
 
 def _subtitle(result: Decision) -> str:
-    parts = [f"n = {result.n:,} held-out images"]
+    parts = [f"n = {result.n:,} {result.image_kind}"]
     if result.samples:
         parts.append(f"gFD of {result.samples:,} samples")
     if result.versus is not None:

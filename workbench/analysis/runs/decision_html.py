@@ -83,7 +83,7 @@ def _metric_columns(result: Decision) -> list[MetricColumn]:
 
 
 def _legend(result: Decision) -> str:
-    parts = [f"{result.n:,} held-out images"]
+    parts = [f"{result.n:,} {result.image_kind}"]
     if result.samples:
         parts.append(f"gFD of {result.samples:,} samples")
     parts.append("below each value its 95 % interval")

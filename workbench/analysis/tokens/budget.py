@@ -88,6 +88,7 @@ class TokenBudget(Result):
     unmeasured: tuple[str, ...]  # excluded runs: without the metric, or in other features
     without_cost: tuple[str, ...]  # excluded runs: continuous tokens have no bit cost
     without_prefixes: tuple[LeftOutRun, ...] = ()  # runs whose first tokens cannot be decoded alone
+    image_kind: str = "held-out images"
 
     @property
     def label(self) -> str:
@@ -115,7 +116,7 @@ class TokenBudget(Result):
 
     def summary(self) -> str:
         """State the best values at the lowest and highest cost, the frontier and the exclusions."""
-        sentences = [f"{self._trend()} ({self.n:,} held-out images)."]
+        sentences = [f"{self._trend()} ({self.n:,} {self.image_kind})."]
         if self.floor is not None:
             sentences.append(
                 "The distance between two equally large sets of real images is"
@@ -285,6 +286,7 @@ def token_budget(
         unmeasured=tuple(evidence.run_name for evidence in unmeasured),
         without_cost=tuple(evidence.run_name for evidence in without_cost),
         without_prefixes=_without_prefixes(comparable) if prefixes else (),
+        image_kind=first.image_kind,
     )
 
 

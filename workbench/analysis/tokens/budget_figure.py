@@ -191,7 +191,7 @@ def _label_axes(figure: go.Figure, result: TokenBudget, costs: Sequence[float]) 
 def _add_title(figure: go.Figure, result: TokenBudget) -> None:
     direction = "higher" if QUALITY_METRICS[result.metric].higher_is_better else "lower"
     interval = "half-sample" if result.metric == "rfd" else "bootstrap"
-    subtitle = f"n = {result.n:,} held-out images · bars: 95 % {interval} intervals"
+    subtitle = f"n = {result.n:,} {result.image_kind} · bars: 95 % {interval} intervals"
     if result.excluded:
         subtitle += f" · runs excluded: {len(result.excluded)}"
     subtitle += f" · {direction} is better, further left is cheaper"

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.hosts.reports.own_text import TEXT_PARAMETERS, markdown_html
 from workbench.hosts.reports.rendering import render
+from workbench.storage.provenance_file import is_held_out
 
 MAX_NAMES = 3  # runs named in a title
 SHORT_FINGERPRINT = 16  # hexadecimal digits shown
@@ -109,7 +110,7 @@ def _describe_run(run: Mapping[str, Any]) -> str:
     data = run["data"]
     images = "samples of a generator for"
     if "of" in data:
-        images = "images of" if data.get("split") == "all" else "held-out images of"
+        images = "held-out images of" if is_held_out(data) else "images of"
     described = f"{data['n']:,} {images} {data['data']}"
     tokenizer = run.get("tokenizer")
     source = ""

@@ -400,18 +400,25 @@ class WrappedTokenizer(Tokenizer):
         if self._codebook is None or not self._codebook.shape[2]:
             return None
         codebook = self._codebook.to(latents.device)
-        if latents.shape[2] != codebook.shape[2]:
-            raise UserError(
-                f"encode returned latents with {latents.shape[2]} channels, but the codewords have "
-                f"{codebook.shape[2]}."
-            )
+        self._check_channels(latents)
         blocks = rearrange(latents, "b (g m) d -> g (b m) d", g=len(codebook))
         codes = torch.stack([nearest_code(part, codebook[i]) for i, part in enumerate(blocks)])
         return rearrange(codes, "g (b m) -> b (g m)", b=len(latents))
 
+    def _check_channels(self, latents: Float[Tensor, "b n d"]) -> None:
+        """Raise UserError unless latents have as many channels as the codewords."""
+        assert self._codebook is not None
+        if latents.shape[2] != self._codebook.shape[2]:
+            raise UserError(
+                f"encode returned latents with {latents.shape[2]:,} channels, but the codewords "
+                f"have {self._codebook.shape[2]:,}. If the decoder projects its codewords, let "
+                "encode return them before the projection; otherwise give only their number."
+            )
+
     def _are_codewords(self, tokens: Tokens) -> bool:
         if tokens.codes is None or self._codebook is None or not self._codebook.shape[2]:
             return False
+        self._check_channels(tokens.latents)
         distance = (tokens.latents - self._look_up(tokens.codes)).abs().max()
         return bool(distance <= CODEWORD_TOLERANCE * self._codebook.abs().max())
 
