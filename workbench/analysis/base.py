@@ -207,6 +207,7 @@ def mime_bundle(figure: go.Figure) -> dict[str, Any]:
     Parameters
     ----------
     figure : plotly.graph_objects.Figure
+        The figure to encode.
 
     Returns
     -------

@@ -114,6 +114,7 @@ def image_set(evidence: Evidence, latents: np.ndarray) -> tuple[object, int]:
     Parameters
     ----------
     evidence : Evidence
+        Evidence of one run.
     latents : ndarray, shape (n, tokens, d)
         The latents of the evidence.
 
@@ -131,6 +132,7 @@ def distinct_names(evidences: Sequence[Evidence]) -> tuple[str, ...]:
     Parameters
     ----------
     evidences : sequence of Evidence
+        Evidence of the runs.
 
     Returns
     -------

@@ -27,6 +27,7 @@ class Perspective:
     meaning : str
         Definition in one line, with the unit.
     value : float
+        The value.
     low, high : float
         95 % interval; NaN if there is none.
     null : float

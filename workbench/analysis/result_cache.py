@@ -130,7 +130,9 @@ def lookup(
     Parameters
     ----------
     cache_dir : Path
+        Folder of the cached results.
     analysis : callable
+        The analysis.
     inputs : dict
         Evidence arguments by name.
     controls : dict
@@ -217,7 +219,9 @@ def evict_oldest(cache_dir: Path, max_bytes: int) -> None:
     Parameters
     ----------
     cache_dir : Path
+        Folder of the cached results.
     max_bytes : int
+        Largest size of the cache, in bytes.
     """
     entries = []
     for folder in cache_dir.iterdir():

@@ -32,7 +32,9 @@ def write(result: Result, folder: Path) -> None:
     Parameters
     ----------
     result : Result
+        The result to store.
     folder : Path
+        A new folder.
 
     Raises
     ------
@@ -60,6 +62,7 @@ def read(folder: Path) -> Result | None:
     Parameters
     ----------
     folder : Path
+        Folder of the stored result.
 
     Returns
     -------

@@ -79,6 +79,7 @@ def draw(result: SideBySide) -> go.Figure:
     Parameters
     ----------
     result : SideBySide
+        The results to draw.
 
     Returns
     -------

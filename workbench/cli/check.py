@@ -17,7 +17,7 @@ def check(
     ],
     trust: TrustOption = None,
 ) -> None:
-    """Test your own tokenizer against the contract that every tokenizer keeps.
+    """Test your own tokenizer against the requirements on every tokenizer.
 
     Settings that are not given have their defaults. Small sizes make the checks fast.
 

@@ -1,4 +1,4 @@
-"""Settings of a recipe or a template: options that the parser does not know."""
+"""Settings of a recipe or a template: options that the parser does not declare."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def parse_settings(context: typer.Context, arguments: list[str] | None = None) -
     context : typer.Context
         The context of the command.
     arguments : list of str, optional
-        The words to parse; by default those that the parser of the command does not know.
+        The words to parse; by default those that the parser of the command does not declare.
 
     Returns
     -------

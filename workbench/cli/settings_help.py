@@ -46,7 +46,7 @@ def command_with_settings(
 
 
 def first_argument(arguments: Sequence[str]) -> str | None:
-    """Return the first word that is no option, if there is one."""
+    """Return the first word that is not an option, if there is one."""
     return next((word for word in arguments if not word.startswith("-")), None)
 
 

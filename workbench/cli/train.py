@@ -93,7 +93,7 @@ def train(
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED)
-    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
+    if os.environ.get("RANK", "0") == "0":  # only the main process prints
         typer.echo(
             f"Trained {run.folder}: {status['step']} steps. "
             f"Open it with: workbench dashboard {run.folder.parent}"

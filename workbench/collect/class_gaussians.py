@@ -7,7 +7,7 @@ import numpy as np
 from workbench.core.errors import NotApplicable
 from workbench.core.separable import SeparableCovariance, covariance_root, fit_separable
 
-# Images per number of a latent, below which a full covariance is too uncertain.
+# Images per dimension of a latent, below which a full covariance is too uncertain.
 MIN_IMAGES_PER_NUMBER = 2
 MIN_DEGREES = 10
 
@@ -27,7 +27,8 @@ class ClassGaussians:
     root : ndarray of float64, shape (n_tokens * dim, n_tokens * dim), or None
         The symmetric root of the covariance within classes; None if it is separable.
     separable : SeparableCovariance or None
-        The separable fit to it, if there are under two images per number of a latent.
+        The separable fit to it, if there are fewer than two images per dimension of a
+        latent.
     """
 
     classes: np.ndarray
@@ -75,8 +76,8 @@ class ClassGaussians:
 def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> ClassGaussians:
     """Fit class means and the covariance within classes.
 
-    With under two images per number of a latent, the covariance is separable: one matrix between
-    tokens and one between channels.
+    With fewer than two images per dimension of a latent, the covariance is separable: one matrix
+    between tokens and one between channels.
 
     Parameters
     ----------

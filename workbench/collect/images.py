@@ -16,7 +16,7 @@ from workbench.storage.run import Run
 ENCODE_BATCH = 256  # images per batch
 MAX_BATCH_PIXELS = 2**20  # per batch of images, which are 16 images of 256 x 256
 INDEX_BITS = 32  # of a seed, for the index of an image
-MAX_ARRAY_BYTES = 2**26  # of an array that is only for a closer look
+MAX_ARRAY_BYTES = 2**26  # of an array that only interactive views need
 
 
 def load_images(
@@ -228,7 +228,7 @@ def batch_slices(count: int, pixels: int = 0, *, limit: int | None = None) -> It
     count : int
         Number of rows.
     pixels : int
-        Pixels of an image that belongs to each row; 0 if a row is no image.
+        Pixels of the image that belongs to each row; 0 if rows are not images.
     limit : int, optional
         Largest number of rows; by default `ENCODE_BATCH`.
     """

@@ -77,7 +77,7 @@ def decoded_features(model: Tokenizer, latents: np.ndarray, context: CollectCont
 
 
 def latent_deviation(context: CollectContext) -> float:
-    """Return the standard deviation of all numbers in the latents, read block by block."""
+    """Return the standard deviation over all channels of the latents, read block by block."""
     count = 0
     mean = 0.0
     scatter = 0.0

@@ -40,7 +40,7 @@ def select_collectors(
             raise unknown("collector", name, collectors())
     for name in also:
         if name not in available:
-            raise UserError(f"{name} is no collector for a {kind}.")
+            raise UserError(f"{name} is not a collector for a {kind}.")
     selected: dict[str, Collector] = {}
 
     def add(name: str) -> None:

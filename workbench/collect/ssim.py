@@ -45,8 +45,8 @@ def ssim(a: Images, b: Images) -> Float[Tensor, " b"]:
 def gaussian_ssim(a: Images, b: Images) -> Float[Tensor, " b"]:
     """Compute the structural similarity with the Gaussian window of the paper.
 
-    The window has 11 x 11 pixels with a deviation of 1.5; images have at least as many pixels. This
-    is what torchmetrics and pytorch-msssim compute with a data range of 1.
+    The window has 11 x 11 pixels with a standard deviation of 1.5; images have at least as many
+    pixels. This is what torchmetrics and pytorch-msssim compute with a data range of 1.
 
     Parameters
     ----------

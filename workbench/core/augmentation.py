@@ -20,13 +20,13 @@ class Draw(NamedTuple):
     Attributes
     ----------
     scale : float
-        Decides on the length of the short side, or on the area of the window.
+        Determines the length of the short side, or the area of the window.
     top, left : float
         The position of the crop, as a fraction of the possible ones.
     flip : float
         The image is flipped if this is below the probability.
     ratio : float
-        Decides on the width of the window relative to its height.
+        Determines the width of the window relative to its height.
     """
 
     scale: float
@@ -92,7 +92,7 @@ class Augmentation:
         """Return the size that an image covers before it is cropped.
 
         For random_scale, every length of the short side from that of `size` to 1.25 times that
-        (rounded up) is as likely.
+        (rounded up) is equally likely.
 
         Parameters
         ----------

@@ -43,12 +43,13 @@ class BatchShares:
     parts : int
         The number of parts in which a process computes its items.
     compiled : bool
-        The loss is compiled. Statistics and draws are then kept out of its graph.
+        Whether the loss is compiled. Statistics and draws are then kept out of its graph.
 
     Attributes
     ----------
     needs_measuring : bool
-        The loss needs statistics of the whole batch, which must be measured before the first part.
+        Whether the loss needs statistics of the whole batch, which must be measured before the
+        first part.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class BatchShares:
         self._part = 0
         self._is_measuring = False
         self._generators: dict[str, torch.Generator] = {}
-        # Statistics are identified by the order in which a forward pass asks for them.
+        # Statistics are identified by the order in which a forward pass requests them.
         self._num_statistics = 0
         self._num_totals = 0
         self._measured: list[list[Tensor]] = []  # by statistic and part
@@ -93,7 +94,8 @@ class BatchShares:
         part : int
             The index of the part.
         measuring : bool
-            Only measure the statistics of the whole batch. The state of the model is not changed.
+            Whether to only measure the statistics of the whole batch. This does not change the
+            state of the model.
         """
         self._part = part
         self._is_measuring = measuring

@@ -85,7 +85,7 @@ def _adapter(kind: Any) -> Any:
 
 
 def _from_text(kind: Any, value: Any) -> Any:
-    """Translate the notations that pydantic does not know."""
+    """Translate the notations that pydantic does not accept."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if _is_none(value):

@@ -11,7 +11,7 @@ def counted(count: int, singular: str, plural: str = "") -> str:
     singular : str
         The noun of one, with its verb if it has one.
     plural : str, optional
-        That of any other number; by default the singular with an s.
+        The noun of any other number; by default the singular with an s.
 
     Returns
     -------

@@ -164,8 +164,8 @@ CHOICES = {
     "rarest": "Least frequent, but used",
     "random": "Random",
     "ours": "This package: criterion with a null",
-    "paper text": "MAETok, as its text says",
-    "released script": "MAETok, as its script does",
+    "paper text": "MAETok, as in its text",
+    "released script": "MAETok, as in its script",
     "diag": "Axis-aligned (diagonal)",
     "full": "Any shape (full)",
     "tied": "One shape for all (tied)",
@@ -333,7 +333,7 @@ OTHERS = {
         "Train to step", "A run that has finished is trained longer with more steps than it has."
     ),
     "trainings at the same time": Term(
-        "At the same time", "Trainings of the queue that run at once; the others wait."
+        "At the same time", "Trainings of the queue that run at the same time; the others wait."
     ),
     "multiplier": Term(
         "multiplier", "Factor of a loss term or of the learning rate, from the next step on."

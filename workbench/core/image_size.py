@@ -26,7 +26,7 @@ class ImageSize(NamedTuple):
 
     @classmethod
     def of(cls, side: object, name: str = "side", *, low: int = 1) -> "ImageSize":
-        """Return the size that a side, a text or a pair of numbers stands for.
+        """Return the size that a side, a text or a pair of numbers describes.
 
         Parameters
         ----------

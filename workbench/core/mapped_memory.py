@@ -2,8 +2,8 @@
 
 A page of a mapped file becomes resident when it is read, and stays so until the system needs the
 space. A process that reads a file of 10 GB from beginning to end therefore appears to use 10 GB.
-Readers of whole arrays release the pages behind them, so that the resident memory of the process
-is what it works with.
+Readers of whole arrays release the pages that they have read, so that the resident memory of the
+process contains only the data in use.
 """
 
 import ctypes

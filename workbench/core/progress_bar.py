@@ -123,7 +123,7 @@ def collecting_bar(name: str, *, is_shown: bool = True) -> Iterator[None]:
 
 
 def percentage_on(bar: "ProgressBar", activity: str) -> Callable[[int, int], None]:
-    """Return a listener that shows progress behind a bar of steps, which stands still meanwhile."""
+    """Return a listener that shows progress behind a bar of steps, which stays unchanged."""
 
     def show(done: int, total: int) -> None:
         is_done = done >= total

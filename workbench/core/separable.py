@@ -27,7 +27,7 @@ class SeparableCovariance:
 
     @property
     def eigenvalues(self) -> np.ndarray:
-        """The eigenvalues of the whole covariance, shape (n_tokens * dim,), in no order."""
+        """The eigenvalues of the whole covariance, shape (n_tokens * dim,), unsorted."""
         token_values = np.maximum(np.linalg.eigvalsh(self.tokens), 0)
         channel_values = np.maximum(np.linalg.eigvalsh(self.channels), 0)
         return np.outer(token_values, channel_values).ravel()

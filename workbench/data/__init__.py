@@ -43,8 +43,9 @@ def load(
     in memory, and they are decoded whenever they are read.
 
     Files that cannot be read are skipped: one warning counts them, and `skipped` of the result has
-    the reasons. In place of a damaged image among those that are decoded when they are read, a
-    batch has another of its images, with a warning, unless `ImageSet.readable` has left it out.
+    the reasons. If an image that is decoded when it is read is damaged, the batch
+    contains another of its images instead, with a warning, unless `ImageSet.readable` has left it
+    out.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def load(
         Load at most this many images, drawn at random.
     resize : {"lanczos", "bicubic", "adm"}, optional
         How image files are brought to this size; see `workbench.data.resize`. lanczos by default.
-        The bundled sets have their own way.
+        The bundled sets ignore it.
     sample : int, optional
         Draw at most this many of the images, in random order. Only these are decoded.
     seed : int

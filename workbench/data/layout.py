@@ -446,7 +446,7 @@ def _split_line(line: str) -> list[str]:
 
 
 def _is_labels_file(name: str, prefix: str, folder: str) -> bool:
-    """Return True for names that say that a file contains the labels of a split."""
+    """Return True for names of files that contain the labels of a split."""
     path = PurePosixPath(name)
     if path.suffix.lower() not in LABEL_EXTENSIONS:
         return False

@@ -2,8 +2,8 @@
 
 A set whose decoded images fit into `MAX_ARRAY_BYTES` is decoded once. A larger one is decoded
 whenever its images are read, and only their positions are held in memory. The arrays are equal
-either way, except for damaged images: those of a small set are left out, and in place of those of a
-large set, which are found only when they are read, a batch has another of its images.
+either way, except for damaged images: those of a small set are left out, and those of a large
+set, which are found only when they are read, are replaced by another image of the batch.
 """
 
 from collections.abc import Hashable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Files that may be opened: a pipe or a device may block for ever, or have no end."""
+"""Files that may be opened: reading a pipe or a device may block forever."""
 
 import stat
 from collections.abc import Iterable

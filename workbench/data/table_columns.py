@@ -145,11 +145,12 @@ def read_labels(tables: Tables, part: str) -> tuple[np.ndarray | None, tuple[str
 def label_notes(
     table: "datasets.Dataset", labels: np.ndarray | None, names: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return a sentence if a column with the name of labels is not used as one expects.
+    """Return a sentence if a column with the name of labels is not used as might be expected.
 
     Parameters
     ----------
     table : datasets.Dataset
+        The table.
     labels : ndarray of int64, shape (n,), or None
         The labels that were read.
     names : tuple of str

@@ -1,4 +1,4 @@
-"""Images that a generator draws from the same noise with other options, and the way there."""
+"""Images that a generator draws from the same noise with other options, and their trajectories."""
 
 from collections.abc import Sequence
 
@@ -145,7 +145,7 @@ def trajectory(
     seed: int = 0,
     rows: Sequence[str] = (),
 ) -> ImageGrid:
-    """Decode the prediction at each time of the way from noise to a sample, by Euler steps.
+    """Decode the prediction at each time of the trajectory from noise to a sample, by Euler steps.
 
     Parameters
     ----------

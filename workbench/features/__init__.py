@@ -16,8 +16,8 @@ efficientnet             EfficientNet-Lite0 (ImageNet)      the extra `metrics`
 lpips, lpips:alex        VGG-16 and AlexNet of LPIPS        weights, found or downloaded
 resnet56:FILE            ResNet-56 trained on CIFAR-10      weights as a safetensors file
 FOLDER                   a network of `train_contrastive`   the folder of its run
-shuffled:NAME            NAME, of another image             what NAME needs
-standardized:FILE:NAME   NAME, with mean 0 and deviation 1  a file of `fit_standardization`
+shuffled:NAME            NAME, of another image             as for NAME
+standardized:FILE:NAME   NAME with mean 0 and variance 1   a file of `fit_standardization`
 ======================== ================================== ================================
 
 In the last two rows, NAME is again one of these names. The spelling `standardised:` of older runs

@@ -19,8 +19,8 @@ class FeatureExtractor(ABC):
     """Compute frozen features of images.
 
     A feature extractor is an alignment target of a tokenizer (`teacher`) or measures distances
-    between sets of images (`feature_extractor`). It is no `nn.Module`, so that no checkpoint
-    contains it and no optimizer sees it.
+    between sets of images (`feature_extractor`). It is not an `nn.Module`, so no checkpoint
+    contains it and no optimizer updates it.
 
     Attributes
     ----------
@@ -31,8 +31,8 @@ class FeatureExtractor(ABC):
     batch_size : int
         Number of images per pass whose activations fit into memory.
     directional : bool
-        Only the direction of a feature is meaningful, so that features should be compared by
-        cosine.
+        Whether only the direction of a feature is meaningful, so that features should be compared
+        by cosine.
     """
 
     name: str

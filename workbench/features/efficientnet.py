@@ -28,7 +28,7 @@ WEIGHTS = PublishedWeights(
 )
 RESOLUTION = 224
 # Images that a CPU computes at a time. Memory of larger maps is returned to the system after every
-# layer, and most of the time would go into getting it again.
+# layer, and most of the time would be spent on allocating it again.
 CPU_IMAGES = 2
 MEAN = 0.498  # of every channel in [0, 1]; the weights were trained with these two numbers
 DEVIATION = 0.502

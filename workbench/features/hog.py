@@ -1,8 +1,8 @@
 """Histograms of oriented gradients as in MaskFeat (arXiv:2112.09133), which MAETok adopted.
 
 Sobel gradients per channel; 9 unsigned orientations, each pixel in one of them, weighted by the
-magnitude of its gradient and by a Gaussian window over the patch with a deviation of half a patch;
-2 x 2 cells per patch; the histogram of each cell has norm 1.
+magnitude of its gradient and by a Gaussian window over the patch with a standard deviation of half
+a patch; 2 x 2 cells per patch; the histogram of each cell has norm 1.
 
 Differences from the paper: the window and the cells follow the grid (MaskFeat's have 16 and 8
 pixels). A gradient far below one gray level counts as zero, because rounding would otherwise
@@ -89,7 +89,7 @@ def _enlarge_to_multiple(
 
 
 def _window(height: int, width: int, like: Tensor) -> Float[Tensor, "height width"]:
-    """Return a Gaussian over one patch, with a deviation of half its size."""
+    """Return a Gaussian over one patch, with a standard deviation of half its size."""
     axes = [(torch.arange(n, device=like.device) - (n - 1) / 2) / (n / 2) for n in (height, width)]
     rows, columns = (torch.exp(-axis.square() / 2) for axis in axes)
     return torch.outer(rows, columns) / (rows.sum() * columns.sum())

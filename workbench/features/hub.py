@@ -1,7 +1,7 @@
 """Pretrained vision transformers from the hub or a local folder, through `transformers`: DINO,
 DINOv2, CLIP and SigLIP.
 
-Each family gets images as it was trained: with its own mean, deviation and resolution.
+Each family gets images as it was trained: with its own mean, standard deviation and resolution.
 """
 
 import importlib.util

@@ -20,7 +20,7 @@ from workbench.core.types import Images
 from workbench.features.base import FeatureExtractor, match_channels, resize_to_grid
 from workbench.features.weights import PublishedWeights, WeightsFile
 
-# Mean and deviation of the channels of images in [-1, 1].
+# Mean and standard deviation of the channels of images in [-1, 1].
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 EPS = 1e-10

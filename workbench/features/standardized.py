@@ -1,4 +1,4 @@
-"""Features whose channels have mean 0 and deviation 1 over a set of images.
+"""Features whose channels have mean 0 and standard deviation 1 over a set of images.
 
 Features after a ReLU all point in similar directions: their cosines are high for any two images, so
 that a constant would already be aligned with them. The remainder after subtracting the common part
@@ -22,7 +22,7 @@ MIN_DEVIATION = 1e-6  # of a channel; below it, the channel is constant
 
 
 class StandardizedExtractor(FeatureExtractor):
-    """Features of another extractor, minus their mean and divided by their deviation.
+    """Features of another extractor, minus their mean and divided by their standard deviation.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def fit_standardization(
     grid: tuple[int, int],
     path: str | Path,
 ) -> StandardizedExtractor:
-    """Compute mean and deviation of the features of a set of images, and store them in a file.
+    """Compute mean and standard deviation of the features of images, and store them in a file.
 
-    A constant channel gets a deviation of 1. An existing file is read.
+    A constant channel gets a standard deviation of 1. An existing file is read.
 
     Parameters
     ----------

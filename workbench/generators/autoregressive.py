@@ -246,7 +246,7 @@ class AR(Generator):
     def bits(self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"]) -> float:
         """Compute the mean cross-entropy of these images' codes, in bits per token.
 
-        A model without any knowledge needs log2 K bits.
+        A model that assigns equal probabilities needs log2 K bits.
         """
         self._check_codes(codes, check_range=True)
         nats = torch.zeros((), dtype=torch.float64, device=codes.device)
@@ -317,7 +317,7 @@ class AR(Generator):
         Raises
         ------
         UserError
-            If an option or a label is out of range, or guidance is asked of a model that was
+            If an option or a label is out of range, or guidance is requested from a model that was
             trained with `drop_class=0`.
         """
         check_sampling_options(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -1,14 +1,14 @@
 """Discrete diffusion with learned variances: training and sampling of DiT (arXiv:2212.09748).
 
-The network predicts the noise and, for each number, where the log variance of a reverse step lies
-between its smallest and its largest sensible value (improved DDPM, arXiv:2102.09672). The loss is
-L_simple + 0.001 L_vlb, where L_vlb is the sum of the variational bound over all 1000 timesteps, in
-bits per number, and does not train the mean.
+The network predicts the noise and, for each dimension, a value that interpolates the log variance
+of a reverse step between its smallest and its largest sensible value (improved DDPM,
+arXiv:2102.09672). The loss is L_simple + 0.001 L_vlb, where L_vlb is the sum of the variational
+bound over all 1000 timesteps, in bits per dimension, and does not train the mean.
 
 Here: the likelihood at timestep 0 is that of bins of width 2/255, as in DiT's code, which also has
 open bins at -1 and 1, since it is made for pixels. Latents have no such range, so there are none.
-Probabilities are exact, where the code approximates the normal distribution and has a least
-probability. Timesteps are drawn with equal probability, as in the code.
+Probabilities are exact; the code approximates the normal distribution and bounds probabilities from
+below. Timesteps are drawn with equal probability, as in the code.
 """
 
 import math
@@ -97,7 +97,7 @@ class Diffusion:
         return torch.stack([lowest, self.betas]).log()
 
     def data(self, x: Latent, noise: Latent, index: Int[Tensor, " b"]) -> Latent:
-        """Return the data that a predicted noise points to."""
+        """Return the data that a predicted noise implies."""
         abar = _at(self.abar, index, x)
         return (x - (1 - abar).sqrt() * noise) / abar.sqrt()
 
@@ -124,7 +124,7 @@ def variational_loss(
     noise: Latent,
     values: Latent,
 ) -> Float[Tensor, " b"]:
-    """Compute the term of the variational bound at a timestep, in bits per number.
+    """Compute the term of the variational bound at a timestep, in bits per dimension.
 
     Parameters
     ----------

@@ -51,11 +51,11 @@ class Interpolant:
         return self.alpha_slope * data + self.sigma_slope * noise
 
     def data(self, x: Latent, velocity: Latent) -> Latent:
-        """Return the data that a velocity at x points to."""
+        """Return the data that a velocity at x implies."""
         return (self.sigma_slope * x - self.sigma * velocity) / self._determinant
 
     def noise(self, x: Latent, velocity: Latent) -> Latent:
-        """Return the noise that a velocity at x comes from."""
+        """Return the noise that a velocity at x implies."""
         return (self.alpha * velocity - self.alpha_slope * x) / self._determinant
 
     def velocity(self, x: Latent, noise: Latent) -> Latent:
@@ -124,7 +124,7 @@ def sample_times(times: Times, path: Path, count: int, like: Tensor) -> Float[Te
 
     With "logit-normal", log(sigma / alpha) is N(0, 1): most times are in the middle. On the linear
     path log(sigma / alpha) is the logit of t (arXiv:2403.03206, with m = 0 and s = 1). "timesteps"
-    are 1/1000, 2/1000, ..., 1, all as likely: those of discrete schedules.
+    are 1/1000, 2/1000, ..., 1, with equal probability: those of discrete schedules.
     """
     if times == "timesteps":
         uniform = item_draws(torch.rand, (count,), device=like.device, dtype=like.dtype)

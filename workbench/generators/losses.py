@@ -2,8 +2,8 @@
 
 The training loss is taken at random times and cannot be compared between models. Here every model
 is given the same noise to data ratios, and its error is that of the linear path's velocity,
-for every path and prediction. So SiT and DiT share a scale; two tokenizers share one if their
-numbers per image, L * d, are equal.
+for every path and prediction. So SiT and DiT share a scale; two tokenizers share one if
+their latents have the same number of dimensions, L * d.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ EVAL_BATCH = 512  # images per batch
 
 @dataclass(frozen=True)
 class LossByTime:
-    """Mean squared error of the linear path's velocity, per number of standardized latents.
+    """Mean squared error of the linear path's velocity, per dimension of standardized latents.
 
     The times are the middles of equal bins. For Gaussian latents with eigenvalues l of the
     covariance, no model has a smaller error than the mean of l / (t^2 + (1 - t)^2 l); the analysis

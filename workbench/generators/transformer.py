@@ -456,7 +456,7 @@ class SiT(Generator):
         return interpolant(self.config.path, t).velocity(x, predicted)
 
     def standardize(self, latents: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Convert latents of the tokenizer to those of the network: mean 0 and deviation 1."""
+        """Convert latents of the tokenizer to mean 0 and standard deviation 1 for the network."""
         return (latents - self.mean) / self.std
 
     def destandardize(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

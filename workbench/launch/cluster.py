@@ -216,7 +216,7 @@ def run_tasks(
 def _stop_on_interrupt(stop_file: Path) -> Iterator[list[float]]:
     """Create the stop file on the first Ctrl-C, and interrupt on the second.
 
-    Raising at once could interrupt Dask's client anywhere and leave one of its locks taken.
+    Raising immediately could interrupt Dask's client anywhere and leave one of its locks taken.
 
     Yields
     ------

@@ -67,7 +67,8 @@ def evaluate_sweep(
     out : str or Path
         The folder of the runs.
     workers : int, optional
-        Number of evaluations at once; by default one per core, and never more than memory allows.
+        Number of simultaneous evaluations; by default one per core, and never more than memory
+        allows.
     scheduler : str, optional
         Address of a Dask scheduler whose workers see the same files under the same paths. By
         default workers are started on this machine.

@@ -289,7 +289,7 @@ def _check_scale(pretrained: "Pretrained", dim: int | None) -> None:
 def _probe(tokenizer: "Tokenizer", images: "ImageSet") -> tuple[dict[str, Any], str]:
     """Return the sizes of a tokenizer and its own settings, and a hash of what it computes.
 
-    Both are measured on a few images. The hash tells models apart that are functions.
+    Both are measured on a few images. The hash distinguishes models that are functions.
     """
     import torch
 

@@ -42,7 +42,7 @@ class LatentDataset:
     grid : tuple of int or None
         Rows and columns of the tokens, if they have a position in the image.
     stats : LatentStats or None
-        Mean and deviation of the channels; None to compute them from the rows.
+        Mean and standard deviation of the channels; None to compute them from the rows.
     """
 
     rows: RowArray

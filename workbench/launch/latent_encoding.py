@@ -9,7 +9,7 @@ latents_rank00_shard000.safetensors    latents and latents_flip, float32 (n, d, 
                                        (n, tokens, d) for tokens without a grid; labels, int64 (n,),
                                        unless the images have none
 codes_rank00_shard000.safetensors      codes and codes_flip, int32, likewise without d; labels
-latent_stats.json                      mean and deviation of each channel of the latents
+latent_stats.json                      mean and standard deviation of each channel
 encoding.json                          number of images, damaged ones that were left out, and what
                                        the files depend on
 ====================================== ===========================================================

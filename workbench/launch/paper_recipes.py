@@ -1,9 +1,9 @@
 """Recipes of published models, by their published size and name, such as `softvq-l-64`.
 
 Each starts from the recipe of its system for ImageNet at 256 x 256 (`recipes.PAPER_SCALE`) and
-changes what belongs to the model: sizes of encoder and decoder, tokens, teacher, schedule. Their
-parameters are compared with those of the published files in tests/test_paper_recipes.py. None of
-them has been trained here. What their systems lack is stated in the module of each system.
+changes the settings of the model: sizes of encoder and decoder, tokens, teacher, schedule. The
+numbers of parameters are compared with those of the published files in tests/test_paper_recipes.py.
+None of them has been trained here. The module of each system states its differences from the paper.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from workbench.launch.recipes import recipe_settings, recipe_train_config
 
 DINOV2_BASE = "dinov2:facebook/dinov2-base"
 DINOV2_LARGE = "dinov2:facebook/dinov2-large"
-# The sizes of vision transformers in the papers; TiTok's small one is a size of its own.
+# The sizes of vision transformers in the papers; S has the width and depth of TiTok-S.
 BASE = {"width": 768, "depth": 12, "heads": 12}
 LARGE = {"width": 1024, "depth": 24, "heads": 16}
 DINOV2_STARTS = {768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}  # by width

@@ -115,7 +115,7 @@ CIFAR_TOKENIZER = {
 CIFAR_GENERATOR = CIFAR_TOKENIZER | {"ema_decay": 0.999}
 
 # Model and training settings of the papers for ImageNet at 256 x 256, as far as they are published.
-# The module of each system lists what is missing.
+# The module of each system lists those that are missing.
 PERCEPTUAL_SETTINGS = {"perceptual_weight": 1.0, "perceptual": "lpips"}
 # The discriminator of SoftVQ-VAE and MAETok.
 DINO_DISCRIMINATOR = {

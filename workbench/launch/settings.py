@@ -39,7 +39,7 @@ class Setting:
     is_required : bool
         Whether a value has to be given.
     is_of_recipe : bool
-        Whether the recipe itself sets it, as it does with what matters most.
+        Whether the recipe itself sets it, as it does with the most important settings.
     """
 
     name: str

@@ -30,7 +30,9 @@ class ForwardCost:
     Attributes
     ----------
     items : int
+        Number of items.
     seconds : float
+        Time of the forward pass.
     saved_bytes : float
         Tensors that the backward pass needs, without the weights.
     """
@@ -88,12 +90,13 @@ def check_step(
     Parameters
     ----------
     model : Module
+        The model, on the device of the training.
     loss : callable
         Returns the loss of a batch.
     read : callable
         Returns a batch of this number of items, or of fewer if there are no more.
     items : int
-        The number of items whose loss is computed at once.
+        The number of items whose loss is computed together.
     mixed_precision : bool
         Whether the training computes in 16 bits where it can.
 

@@ -1,7 +1,7 @@
 """A queue of trainings, each in a process of its own, at most some of them at the same time.
 
-The processes are those of `wb.start`: they go on when the queue is closed. Trainings that wait then
-are stored in the folder of runs; a later queue shows them, and starts them on request. Several
+The processes are those of `wb.start`: they continue when the queue is closed. Trainings that wait
+then are stored in the folder of runs; a later queue shows them, and starts them on request. Several
 queues of one folder, each in a process of its own, do not see each other's trainings.
 """
 
@@ -193,7 +193,7 @@ class TrainingQueue:
         Run(training.folder).ask("stop")
 
     def close(self) -> None:
-        """Start no more trainings. Those that run go on; those that wait are left to others."""
+        """Start no more trainings. Running ones continue; waiting ones stay stored."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()

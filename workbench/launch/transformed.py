@@ -10,7 +10,7 @@ from workbench.storage.run_config import RunConfig
 if TYPE_CHECKING:
     from workbench.tokenizers.transformed import TransformedTokenizer
 
-MAX_IMAGES = 5000  # training images behind the covariance of a map
+MAX_IMAGES = 5000  # training images from which the covariance of a map is computed
 CLASS_PATH = "workbench.tokenizers.transformed:TransformedTokenizer"
 
 

@@ -56,7 +56,7 @@ class DINODiscriminator(Discriminator):
     Parameters
     ----------
     network : FrozenTransformer
-        The network. It is no part of the checkpoint.
+        The network. It is not part of the checkpoint.
     """
 
     def __init__(self, network: FrozenTransformer) -> None:
@@ -123,7 +123,7 @@ class SpectralConv1d(nn.Conv1d):
     Parameters
     ----------
     in_channels, out_channels, kernel_size : int
-        As in `Conv1d`. Rows are padded to their number, as on a circle.
+        As in `Conv1d`. Rows are padded circularly, so that their number stays the same.
     """
 
     left: Float[Tensor, " out"]  # the estimated left singular vector

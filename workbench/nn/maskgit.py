@@ -50,7 +50,7 @@ class Residual(nn.Module):
     """Two convolutions and a shortcut.
 
     If the number of channels changes, the shortcut reads the output of the convolutions instead of
-    the input. This is a slip of the original, to which its weights are adapted.
+    the input. This is an error of the original code, with which its weights were trained.
     """
 
     def __init__(self, in_width: int, width: int) -> None:

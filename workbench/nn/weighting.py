@@ -1,4 +1,4 @@
-"""Weights for loss terms, computed from the lengths of their gradients."""
+"""Weights for loss terms, computed from the norms of their gradients."""
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ def adaptive_weight(
     parameter: Tensor,
     max_weight: float = float("inf"),
 ) -> Float[Tensor, ""]:
-    """Compute the factor that gives a loss a gradient as long as that of a reference loss.
+    """Compute the factor that gives a loss the gradient norm of a reference loss.
 
     Parameters
     ----------

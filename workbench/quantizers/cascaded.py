@@ -50,7 +50,7 @@ class CascadedCodebook(nn.Module):
         ``continuous``
             No codes; features pass unchanged.
     unit : bool
-        Features and codewords have unit norm.
+        Whether features and codewords have unit norm.
     revive : float
         In mode online: replace codes used less often than this fraction of uniform usage by tokens.
     """

@@ -3,7 +3,7 @@
 K-means with optional shrinkage minimizes the sum of |e - c|^2 over tokens plus lambda |c - mean of
 the codes|^2 over codes.
 
-Differences from the paper: we do not know which K-means the paper used, so there are several
+Differences from the paper: the paper does not state which K-means it used, so there are several
 builders.
 
 - ``two-level``: sqrt(K) coarse cells share the codes between them, and each cell is clustered
@@ -185,7 +185,7 @@ def lloyd_step(
 def refill_empty_codes(
     step: LloydStep, generator: torch.Generator, *, unit: bool = False
 ) -> Float[Tensor, "k d"]:
-    """Move each code without tokens next to a code with a large error, the two slightly apart.
+    """Move each code without tokens next to a code with a large error, at a small distance.
 
     Cells are split by their error and not by their size: the largest cell may be one feature,
     repeated.

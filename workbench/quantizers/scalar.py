@@ -28,7 +28,7 @@ class ScalarQuantizer(nn.Module):
 
     levels: Int[Tensor, " d"]
     place_values: Int[Tensor, " d"]  # 1, L_1, L_1 L_2, ...
-    zero: Int[Tensor, " d"]  # the digit that stands for 0; also the scale of the latents
+    zero: Int[Tensor, " d"]  # the digit of the value 0; also the scale of the latents
 
     def __init__(self, *, levels: tuple[int, ...]) -> None:
         super().__init__()

@@ -184,7 +184,7 @@ def _save_parquet(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _nested_lists(array: np.ndarray) -> "pyarrow.Array":
-    """Return an array as a column of nested lists of equal lengths, which every reader knows."""
+    """Return an array as a column of nested lists of equal lengths, which every reader supports."""
     import pyarrow as pa
 
     values = pa.array(array.reshape(-1))

@@ -41,6 +41,7 @@ class CalibrationTokenizer:
     Attributes
     ----------
     name : str
+        Name of the checkpoint in the source.
     address : str
         Address in `wb.models()`; empty if the checkpoint is not in that table, or is not named.
     latents : str
@@ -95,6 +96,7 @@ class PublishedCorrelation:
     certain : bool
         False if the value, or what it belongs to, was read from a figure or inferred.
     source : str
+        Source of the correlation.
     """
 
     metric: str
@@ -121,6 +123,7 @@ class MeasuredTokenizer:
     family : str
         Tokenizers of one family share architecture and shape of their latents, or are maps of one.
     tokenizer : str
+        Name of the tokenizer.
     steps : int
         Steps of the generator.
     seconds : float

@@ -1,4 +1,4 @@
-"""Arrays that describe what a tokenizer or generator does to fixed images, stored on disk.
+"""Arrays that describe the outputs of a tokenizer or generator on fixed images, stored on disk.
 
 Evidence is a folder with one `.npy` file per array, opened as memory maps, and `provenance.json`.
 `workbench.collect` writes it. `ARRAYS` lists every array with its axes, its type and its meaning.

@@ -37,7 +37,7 @@ class ArraySpec:
     collect_options: str | None = None
 
     def fault(self, array: np.ndarray) -> str:
-        """Say in what respect an array does not fit; an empty string if it fits."""
+        """Return in what respect an array does not fit; an empty string if it fits."""
         if array.ndim != len(self.axes):
             expected = ", ".join(self.axes)
             return f"its axes must be ({expected}), got the shape {array.shape}"
@@ -153,8 +153,8 @@ class EvidenceArrays:
     isotropic_features: np.ndarray | None = _array(
         "float32",
         "gaussian_draw feature",
-        "Features of decoded noise with the mean and deviation of each channel, the samples of an "
-        "untrained flow.",
+        "Features of decoded noise with the mean and standard deviation of each channel, like the "
+        "samples of an untrained flow.",
         collect_options="",
     )
     spatial_features: np.ndarray | None = _array(

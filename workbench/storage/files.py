@@ -1,7 +1,7 @@
 """Reading of files that may be missing, damaged, special or unreadable.
 
 Every reader of a run's folder opens files here. A FIFO or a device is never opened, because that
-could block for ever. A failure of the system is never reported as damage of the file.
+could block forever. A failure of the system is never reported as damage of the file.
 """
 
 import errno

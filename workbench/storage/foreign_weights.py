@@ -144,7 +144,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = UNSUPPORTED_NAME.search(str(error))
         raise _refused(path, [named[1]] if named else []) from None
-    except Exception as error:  # a damaged pickle raises almost anything
+    except Exception as error:  # a damaged pickle may raise any error
         raise _damaged(path, error) from None
 
 

@@ -7,8 +7,8 @@ channel_mean      mean of z[i] over all images and tokens
 channel_std       standard deviation of z[i], divided by the number of values (not that minus 1)
 channel_shift     equals channel_mean
 channel_scale     1 / channel_std; 1 for a constant channel
-mean              mean of all numbers of all latents
-std               standard deviation of all numbers of all latents
+mean              mean over all channels of all latents
+std               standard deviation over all channels of all latents
 shift_factor      equals mean
 scaling_factor    1 / std
 ================= ==============================================================================
@@ -16,7 +16,7 @@ scaling_factor    1 / std
 A trainer that scales each channel (LightningDiT, REPA-E) uses
 `(z[i] - channel_shift[i]) * channel_scale[i]`; one that scales all alike (diffusers, LDM) uses
 `(z - shift_factor) * scaling_factor`, with diffusers' names. A trainer without a shift factor may
-leave it out if the mean is small relative to the deviation.
+leave it out if the mean is small relative to the standard deviation.
 """
 
 import json
@@ -120,12 +120,12 @@ class LatentStats:
 
     @property
     def mean(self) -> float:
-        """The mean of all numbers of the latents."""
+        """The mean over all channels of the latents."""
         return float(self.channel_mean.mean())
 
     @property
     def std(self) -> float:
-        """The standard deviation of all numbers of the latents."""
+        """The standard deviation over all channels of the latents."""
         between = np.square(self.channel_mean - self.mean)
         return float(np.sqrt((np.square(self.channel_std) + between).mean()))
 
@@ -137,7 +137,7 @@ class LatentStats:
 
     @property
     def scaling_factor(self) -> float:
-        """1 over the standard deviation of all numbers; 1 for constant latents."""
+        """1 over the standard deviation of all channels; 1 for constant latents."""
         return 1 / self.std if self.std else 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +167,8 @@ class LatentStats:
         Raises
         ------
         UserError
-            If they are missing, differ in length or are not finite, or a deviation is negative.
+            If they are missing, differ in length or are not finite, or a standard deviation is
+        negative.
         """
         table = stored if isinstance(stored, Mapping) else {}
         mean = _numbers(table.get("channel_mean"))

@@ -1,7 +1,8 @@
 """Leftovers of killed writers: unfinished files, and folders that were moved aside.
 
-The name of a temporary path tells which process writes it. Another process therefore never removes
-the files of a living writer. Leftovers of another machine or container are removed after a day.
+The name of a temporary path identifies the process that writes it. Another process therefore never
+removes the files of a living writer. Leftovers of another machine or container are removed after a
+day.
 """
 
 import os
@@ -43,11 +44,11 @@ class Leftover:
     target : Path
         The path that its writer replaces.
     is_previous : bool
-        It is the folder that was at the target before, and was moved aside.
+        Whether it is the folder that was at the target before, and was moved aside.
     may_be_previous : bool
-        As `is_previous`, or its name does not tell.
+        As `is_previous`, or its name does not contain this.
     is_living : bool
-        Its writer may still run.
+        Whether its writer may still run.
     """
 
     path: Path

@@ -54,7 +54,7 @@ def create_mapped_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]
 
 
 def create_scratch_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-    """Create an array to fill: in memory or, if it is large, in a file that nobody else sees.
+    """Create an array to fill: in memory or, if it is large, in a temporary file without a name.
 
     Parameters
     ----------

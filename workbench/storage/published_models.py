@@ -3,7 +3,7 @@
 The table is `published_models.csv`, one row per checkpoint. Empty cells are not published, or were
 not found in a source. The column `verified` names what of a row was compared with the paper, the
 README, the license file, the model card or the issue that is its source; for `license` this
-includes that none is stated. A value that was not compared does not belong into the table.
+includes that none is stated. A value that was not compared does not belong in the table.
 """
 
 from dataclasses import dataclass

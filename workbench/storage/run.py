@@ -14,7 +14,7 @@ status.json               the state, step, seconds left, multipliers, and the wr
 control/000001.json       a command from a host (see `workbench.storage.control`)
 step-000500.safetensors   weights, their moving average and the optimizer state of one step
 samples/*.npy             sample images of one step
-evidence/step-000500/     what the model does to held-out images (see `storage.evidence`)
+evidence/step-000500/     outputs of the model on held-out images (see `storage.evidence`)
 notes.md                  notes of the user; never read and never written
 ========================= ========================================================================
 
@@ -321,7 +321,7 @@ class Run:
         return status
 
     def evidence(self, step: int | None = None) -> Evidence:
-        """Open the evidence of a checkpoint: what the model does to held-out images.
+        """Open the evidence of a checkpoint: the outputs of the model on held-out images.
 
         Parameters
         ----------
@@ -604,7 +604,7 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         except UserError as error:
             refused.append(str(error))
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            # One odd run must never hide the others.
+            # One damaged run must never hide the others.
             refused.append(f"{printable(path)} cannot be opened: {error}.")
     return runs, refused
 

@@ -114,7 +114,7 @@ def untrusted_class(folder: Path, config: RunConfig) -> RunError:
 def _check_shapes(
     folder: Path, config: RunConfig, weights: "Mapping[str, Tensor]", checkpoint: Path
 ) -> None:
-    """Compare sizes before memory is allocated: settings may ask for any amount of it."""
+    """Compare sizes before memory is allocated: settings may require any amount of it."""
     import torch
 
     if not is_trusted_class(config):

@@ -30,7 +30,7 @@ class TrainingLog:
     statistics : tuple of dict
         One per logged step: use of the codebook, held-out loss, memory. Empty for older runs.
     events : tuple of dict
-        What happened to the run, oldest first.
+        The events of the run, oldest first.
     training : dict
         The settings of training.
 
@@ -120,7 +120,9 @@ class TrainingLog:
         Parameters
         ----------
         term : str
+            Name of a term of the loss.
         steps : ndarray of float, shape (n,)
+            Training steps.
 
         Returns
         -------
@@ -139,6 +141,7 @@ class TrainingLog:
         Parameters
         ----------
         steps : ndarray of float, shape (n,)
+            Training steps.
 
         Returns
         -------

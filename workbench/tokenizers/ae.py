@@ -1,8 +1,8 @@
 """AE: a plain autoencoder with one-dimensional latents, the upper bound for quantizers.
 
-With a `radius`, its latents are on a sphere. This is the control for SoftVQ, which does little more
-than that with a large, evenly used codebook: its latents are then the directions of the encoder's
-outputs times a constant.
+With a `radius`, its latents are on a sphere. This is the control for SoftVQ with a large, evenly
+used codebook, whose latents are approximately the directions of the encoder's outputs times a
+constant.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,8 @@ All weights of the transformer are taken. Positions are resampled to the grid of
 the embedding of patches to their size, as in FlexiViT (arXiv:2212.08013): an enlarged patch has the
 embedding of the original one. The learned tokens and the map to latents are not among them.
 
-As in the released code, images are not normalized to the mean and deviation of DINOv2's.
+As in the released code, images are not normalized to the mean and standard deviation that DINOv2
+was trained with.
 """
 
 from collections.abc import Mapping

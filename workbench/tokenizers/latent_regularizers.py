@@ -178,6 +178,7 @@ def masked_tokens(latents: Latents, probability: float) -> Tensor:
     Parameters
     ----------
     latents : Tensor, shape (batch, tokens, dim)
+        Latent vectors, one per token.
     probability : float
         Probability that tokens of an image are masked.
 
@@ -200,6 +201,7 @@ def turned(maps: Maps, choice: Float[Tensor, " b"]) -> Maps:
     Parameters
     ----------
     maps : Tensor, shape (batch, channels, side, side)
+        Maps on a square grid.
     choice : Tensor, shape (batch,)
         Numbers in [0, 1) that select a mirroring, or a turn by one, two or three quarters.
 

@@ -9,14 +9,15 @@ mask_low=0 and mask_high=0, its decoder is trained on whole images only.
 
 Differences from the paper: pixels have a squared error. As in the released code, features of
 networks are compared by cosine (Eq. 8: by squared error). The decoders of teachers have no class
-token. SigLIP sees images with its own mean and deviation (the released code has ImageNet's). No
-paths of the decoder are dropped (there, 5 %). Linear layers, tokens and positions start from
-SoftVQ-VAE's distributions of this package.
+token. SigLIP sees images with its own mean and standard deviation (the released code has
+ImageNet's). No paths of the decoder are dropped (there, 5 %). Linear layers, tokens and positions
+are initialized as in this package's SoftVQ-VAE.
 
-What the released models have, and what is off by default because small models do not gain from it
-or because it needs weights: rotary positions and modulated decoders (`rotary`, `modulated`), a
-class token of the encoder, `layer_scale`, `norm_eps=1e-6`, decoders of teachers with three heads
-(`aux_heads`), LPIPS, and the discriminator `dino`. The recipes of published models switch it on.
+The released models have further parts, which are off by default because small models do not gain
+from them or because they need weights: rotary positions and modulated decoders (`rotary`,
+`modulated`), a class token of the encoder, `layer_scale`, `norm_eps=1e-6`, decoders of teachers
+with three heads (`aux_heads`), LPIPS, and the discriminator `dino`. The recipes of published models
+switch them on.
 """
 
 import dataclasses

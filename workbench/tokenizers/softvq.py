@@ -6,13 +6,13 @@ would cover in row-major order.
 
 Differences from the paper: entropy is computed per codebook (the released code pools them). All
 linear layers start from the same distribution, with smaller outputs of branches, and tokens and
-positions with a deviation of 0.1 (there 0.02). Teachers see images as they were trained on them,
-DINOv2 with 224 pixels (the released code has 256 and a resampled patch).
+positions with a standard deviation of 0.1 (there 0.02). Teachers see images as they were trained on
+them, DINOv2 with 224 pixels (the released code has 256 and a resampled patch).
 
-What the released models have, and what is off by default because small models do not gain from it
-or because it needs weights: a start from DINOv2 (`encoder_start`), class tokens, `layer_scale`,
-`norm_eps=1e-6`, alignment, LPIPS, and the discriminator `dino`. The recipes of published models
-switch it on.
+The released models have further parts, which are off by default because small models do not gain
+from them or because they need weights: a start from DINOv2 (`encoder_start`), class tokens,
+`layer_scale`, `norm_eps=1e-6`, alignment, LPIPS, and the discriminator `dino`. The recipes of
+published models switch them on.
 """
 
 from dataclasses import dataclass

@@ -161,7 +161,7 @@ class GradientEnergyLength:
     step function.
 
     This is a control for KARL's learned halting: if both are equally good, the halting has learned
-    no more than a hand-made statistic. Use it as `model.encode(images,
+    nothing beyond a hand-crafted statistic. Use it as `model.encode(images,
     budget=length.predict(images))`.
     """
 

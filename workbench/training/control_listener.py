@@ -12,7 +12,7 @@ from workbench.storage.run import Run
 
 POLL_S = 0.2  # seconds between two reads of the commands
 MAX_FAILURES = 20  # that wait for the training loop, which records them
-HEARTBEAT_S = 5.0  # seconds between status updates; other machines judge by them if a run is alive
+HEARTBEAT_S = 5.0  # seconds between status updates, which show that the run is alive
 
 
 class ControlListener:

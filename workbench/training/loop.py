@@ -166,7 +166,7 @@ class TrainStep:
         overrides: WeightOverrides,
         shares: BatchShares,
     ) -> "TrainStep":
-        """Compile the loss if the settings ask for it, and wrap it and the optimizers."""
+        """Compile the loss if the settings require it, and wrap it and the optimizers."""
         loss = LossModule(state.model)
         objective, *optimizers = accelerator.prepare(
             torch.compile(loss) if state.config.compile else loss, *state.optimizers
@@ -189,7 +189,8 @@ class TrainStep:
         terms : dict of Tensor
             The loss terms times their multipliers.
         gradient_norm : Tensor
-            The norm of the gradient before clipping; without a discriminator that is clipped apart.
+            The norm of the gradient before clipping; without that of a discriminator that is
+            clipped separately.
         """
         config = self.state.config
         model = self.state.model

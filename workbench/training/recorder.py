@@ -36,11 +36,11 @@ class TrainRecord:
     seconds_left : float or None
         An estimate from the speed of the latest records.
     saved : bool
-        A checkpoint of this step was written.
+        Whether a checkpoint of this step was written.
     sample : bool
-        Sample images of this step are wanted.
+        Whether sample images of this step are requested.
     evaluate : bool
-        Evidence of this step is wanted; there is a checkpoint of it.
+        Whether evidence of this step is requested, which then has a checkpoint.
     model : Module
         The model with the moving average of the weights.
     """

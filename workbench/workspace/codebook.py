@@ -106,7 +106,9 @@ class Codebook:
     Parameters
     ----------
     run : Run
+        Run whose codes are shown.
     state : CodebookState
+        Step, selected codes and order.
 
     Raises
     ------
@@ -318,6 +320,7 @@ def _examples(
     pairs : ndarray of int, shape (p, 3)
         Rows (code, image, token) in random order.
     codes : ndarray of int, shape (n,)
+        Codes that need examples.
     images : ndarray of int, shape (m,)
         Images that have a thumbnail, ascending.
 

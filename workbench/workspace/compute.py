@@ -1,7 +1,8 @@
 """Compute results in a worker process, one after another.
 
-A host submits a request, follows its progress and may release it. Whoever submits a request that is
-already being computed waits for the same job; a job that nobody waits for is stopped. Results are
+A host submits a request, follows its progress and may release it. A host that submits a
+request that is already being computed waits for the same job; a job is stopped once no host waits
+for it. Results are
 pickled by the worker process of this queue only, and sent through a private pipe.
 """
 
@@ -49,7 +50,7 @@ class ComputeJob:
     future : Future
         Holds an analysis's `Result`, a `TabContent`, or the path of a report; or the exception.
     owners : set
-        Those who wait for the result.
+        The hosts or visitors that wait for the result.
     """
 
     def __init__(self, key: Hashable, request: ComputeRequest) -> None:
@@ -110,6 +111,7 @@ def progress_text(estimate: ProgressEstimate, started_s: float) -> str:
     Parameters
     ----------
     estimate : ProgressEstimate
+        Estimate of the computation.
     started_s : float
         Start of the computation, in the time of `time.monotonic`.
     """
@@ -161,8 +163,9 @@ class ComputeQueue:
         key : Hashable
             What the result depends on: requests with equal keys share a job.
         request : ViewState or ReportRequest
+            The view to compute, or the report to write.
         owner : Hashable
-            Who waits for the result, until `release`.
+            The host or visitor that waits for the result, until `release`.
         """
         with self._changed:
             if key in self._results:
@@ -284,7 +287,7 @@ class Worker:
         worker_pipe.close()
 
     def end(self) -> None:
-        """End the process now, whatever it is doing."""
+        """End the process immediately, even during a computation."""
         self.process.terminate()
         self.process.join(TERMINATE_TIMEOUT_S)
         if self.process.is_alive():

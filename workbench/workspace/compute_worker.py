@@ -50,7 +50,7 @@ ComputeRequest = ViewState | ReportRequest
 ReportWriter = Callable[[Path, ReportRequest], Path]
 Answer = Result | TabContent | Path | Exception
 MIN_REPORT_INTERVAL_S = 0.05
-# The server and the browser go first: they may share a machine with the worker.
+# The server and the browser have priority: they may share a machine with the worker.
 NICENESS = 5
 
 

@@ -30,9 +30,11 @@ class Control:
     Attributes
     ----------
     name : str
+        Name of the parameter.
     kind : str
         `flag` is a check box, `choice` a menu, `integer` and `number` are sliders.
     default : bool, int, float or str
+        Default value.
     choices : tuple of str
         Entries of a menu.
     low, high, step : float
@@ -120,6 +122,7 @@ def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> 
     Parameters
     ----------
     analysis : callable
+        The analysis.
     values : Mapping
         Values by name, as numbers or as text.
 

@@ -39,6 +39,7 @@ def thumbnail_sheet(images: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
     Parameters
     ----------
     images : ndarray of uint8, shape (n, h, w, c)
+        Images of one size.
     indices : ndarray of int, shape (m,)
         Which images to show; only the first `MAX_THUMBNAILS` are. Those beyond the pictures are
         black.

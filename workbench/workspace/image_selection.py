@@ -58,6 +58,7 @@ class SelectedImages(Result):
     common_codes : tuple of (int, int)
         The most frequent codes of the selected images, each with its count.
     images : ndarray of uint8, shape (m, h, w, c), or None
+        The selected images; None if none has a picture.
     map_sample : str
         The images on the map on which a lasso was drawn, if these are not all; otherwise empty.
     """
@@ -221,7 +222,9 @@ def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> Selec
     Parameters
     ----------
     run : Run
+        Run of the images.
     selection : Selection
+        The selection.
     layout : callable
         Returns the latent map of a polygon; a host may have computed it before.
 

@@ -113,7 +113,9 @@ class Map:
     Parameters
     ----------
     run : Run
+        Run whose latents are shown.
     state : MapState
+        Step, controls and selection.
     result : LatentMap, optional
         The layout of this state, where it was computed before.
     """

@@ -1,4 +1,4 @@
-"""Show what a model makes of images along one axis: `workbench.lens(run)`.
+"""Show the images that a model makes along one axis: `workbench.lens(run)`.
 
 A slider moves along tokens, requested errors, checkpoints, codes, modes or guidance. `.state`,
 `.images`, `.selected`, `.image_grid`, `.table`, `.figure` and `.code()` give what is on the screen.
@@ -106,7 +106,7 @@ class LensState:
 def lens(
     *runs: Run | str | Path, over: str | None = None, trust: Sequence[str] = (), **state: Any
 ) -> "Lens":
-    """Show what one or several runs make of the same images along one axis.
+    """Show the images that one or several runs make of the same inputs along one axis.
 
     Parameters
     ----------

@@ -323,6 +323,7 @@ def request_multipliers(run: Run, values: Mapping[str, float | str]) -> list[int
     Parameters
     ----------
     run : Run
+        Run that receives the request.
     values : Mapping
         Multiplier of `lr` and of terms, by name; text is accepted as typed by a person.
 

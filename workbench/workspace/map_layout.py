@@ -58,7 +58,7 @@ def point_data(coordinates: np.ndarray) -> dict[str, Any]:
 
 
 def snap_to_grid(coordinates: np.ndarray) -> np.ndarray:
-    """Round points (n, 2) as the browser draws them, so that a lasso holds what it encloses."""
+    """Round points (n, 2) as the browser draws them, so that a lasso matches the screen."""
     box, steps = _grid_steps(coordinates)
     low, high = np.array(box[:2]), np.array(box[2:])
     return low + steps / GRID_STEPS * (high - low)

@@ -25,7 +25,9 @@ class Annotation:
     Attributes
     ----------
     tags : tuple of str
+        Words by which runs are found.
     note : str
+        Free text.
     pinned : bool
         Whether the run is listed before the others.
     hidden : bool
@@ -73,6 +75,7 @@ class RunAnnotations:
         run : str
             The name of the run.
         field : {"tags", "note", "pinned", "hidden"}
+            The field to change.
         value : str or bool
             Tags are separated by commas.
 

@@ -59,6 +59,7 @@ def metrics_of(run: Run) -> Numbers:
     Parameters
     ----------
     run : Run
+        Run whose evidence and log are read.
 
     Returns
     -------

@@ -30,12 +30,13 @@ class RunSnapshot:
     Attributes
     ----------
     name : str
+        Name of the run.
     status : dict
         The contents of `status.json`.
     history : DataFrame
         One row per record of the log.
     events : list of dict
-        What happened to the run, oldest first.
+        The events of the run, oldest first.
     preview_steps : tuple of int
         Steps that have preview images, ascending.
     checkpoint_steps : tuple of int

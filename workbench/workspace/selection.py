@@ -138,6 +138,7 @@ def id_scopes(run: str, evidence: Evidence) -> dict[str, str]:
     run : str
         Name of the run.
     evidence : Evidence
+        Evidence of that run.
 
     Returns
     -------
@@ -157,6 +158,7 @@ def points_in_polygon(points: np.ndarray, polygon: Sequence[Sequence[float]]) ->
     Parameters
     ----------
     points : ndarray, shape (n, 2)
+        Coordinates, one point per row.
     polygon : sequence of (float, float)
         Corners; fewer than three enclose nothing.
 

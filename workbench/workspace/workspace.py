@@ -183,7 +183,7 @@ class Workspace:
     def compared_runs(self, state: ViewState) -> tuple[str, ...]:
         """Return the selected runs for which an analysis of one run is shown side by side.
 
-        They are of the kind of the primary run. Fewer than two if the state does not ask for it,
+        They are of the kind of the primary run. Fewer than two if the state does not request it,
         or the analysis compares runs itself.
         """
         if not (state.side_by_side and is_of_one_run(state.analysis)):
@@ -525,6 +525,7 @@ def mean_psnr(evidence_folder: Path, written: int) -> float:
     Parameters
     ----------
     evidence_folder : Path
+        Folder of the evidence.
     written : int
         When the evidence was written: evidence that was collected again is read again.
 

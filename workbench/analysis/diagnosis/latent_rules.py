@@ -45,7 +45,7 @@ def tk004_scale(evidence: Evidence) -> Finding | None:
 def tk005_idle_channels(evidence: Evidence) -> Finding | None:
     """A channel hardly varies between images: under {MIN_RELATIVE_DEVIATION:.0%} of a reference.
 
-    The reference is the deviation of the channel with the second largest deviation.
+    The reference is the standard deviation of the channel with the second largest one.
     """
     moments = _moments(evidence)
     deviation = _deviation_by_channel(moments)
@@ -201,5 +201,5 @@ def _moments(evidence: Evidence) -> ElementMoments:
 
 
 def _deviation_by_channel(moments: ElementMoments) -> np.ndarray:
-    """Return the deviation of each channel between images, (d,), without that between tokens."""
+    """Return the standard deviation of each channel between images, (d,), not between tokens."""
     return np.sqrt(moments.variance.mean(axis=0))

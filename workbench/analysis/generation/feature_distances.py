@@ -259,7 +259,7 @@ def inception_score(
     Returns
     -------
     score, deviation : float
-        Mean and deviation of the scores of the parts.
+        Mean and standard deviation of the scores of the parts.
 
     References
     ----------

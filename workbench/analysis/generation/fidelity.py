@@ -73,6 +73,7 @@ class ClassScore:
     evaluated : str
         Name of the set.
     score : float
+        The Inception score.
     deviation : float
         Standard deviation over ten parts of the set.
     n : int
@@ -199,7 +200,7 @@ class Fidelity(Result):
         sentences += self._reference_sentences()
         sentences += [
             f"The Inception score of the {score.evaluated} is {score.score:.4g} ±"
-            f" {score.deviation:.2g} (deviation over ten parts, n = {score.n:,})."
+            f" {score.deviation:.2g} (standard deviation over ten parts, n = {score.n:,})."
             for score in self.scores
         ]
         if self.memorization:

@@ -25,6 +25,7 @@ class PictureSet:
     Attributes
     ----------
     evidences : tuple of Evidence
+        Evidence of each run.
     names : tuple of str
         Name of each run, with the step if the name occurs twice.
     excluded : tuple of str
@@ -160,6 +161,7 @@ def shrink(pictures: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     pictures : ndarray of uint8, shape (..., h, w, c)
+        Pictures of one size.
 
     Returns
     -------

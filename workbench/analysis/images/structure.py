@@ -20,6 +20,7 @@ def ssim(images: np.ndarray, references: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images, references : ndarray of uint8, shape (n, h, w, c)
+        Images to compare, in pairs.
 
     Returns
     -------

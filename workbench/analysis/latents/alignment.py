@@ -47,7 +47,9 @@ class AlignmentMeasure:
     Attributes
     ----------
     name : str
+        Name of the measure.
     value : float
+        Value for the features of the same images.
     low, high : float
         95 % interval.
     shuffled : float
@@ -74,6 +76,7 @@ class TeacherAlignment(Result):
     Attributes
     ----------
     measures : tuple of AlignmentMeasure
+        The measures.
     teacher : str
         Name of the teacher; empty if unknown.
     by_token : bool
@@ -82,6 +85,7 @@ class TeacherAlignment(Result):
     n, of : int
         Number of images that were measured, and in the evidence.
     seed : int
+        Seed of the random draws.
     """
 
     measures: tuple[AlignmentMeasure, ...]
@@ -197,12 +201,15 @@ def teacher_alignment(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     teacher_features : ndarray of float, shape (n, patches, e)
+        Features of the teacher, one per patch.
     teacher : str
         Name of the teacher.
     num_images : int, optional
         Number of images in the evidence, if only these n have features of patches.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

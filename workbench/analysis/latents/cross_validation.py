@@ -104,6 +104,8 @@ def cross_validate_mixtures(
     modes : ndarray of int, shape (m,)
         Numbers of modes, in ascending order.
     covariance : {"diag", "full", "tied"}
+        Shape of the covariances: diagonal, full, or one full covariance that all modes share
+        (tied).
     seed : int
         Seed of the folds and the starts.
 

@@ -22,6 +22,7 @@ def standardize(rows: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     rows : ndarray of float, shape (n, d)
+        One vector per row.
 
     Returns
     -------
@@ -46,10 +47,13 @@ def embed(
     Parameters
     ----------
     rows : ndarray of float32, shape (n, d)
+        One vector per row.
     method : {"umap", "pca"}
+        Projection into the plane: UMAP or principal components.
     neighbors : int
         Size of a neighborhood of UMAP.
     seed : int
+        Seed of all random draws.
     start : ndarray of float, shape (n, 2), optional
         Initial coordinates of UMAP. By default the first principal components.
 
@@ -81,6 +85,7 @@ def fit_umap(rows: np.ndarray, seed: int, **settings: Any) -> np.ndarray:
     Parameters
     ----------
     rows : ndarray of float, shape (n, d)
+        One vector per row.
     seed : int
         The same seed gives the same embedding.
     **settings
@@ -166,6 +171,7 @@ def procrustes_align(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndar
     Parameters
     ----------
     points, reference : ndarray of float, shape (n, 2)
+        Points to align, and points to which they are aligned.
 
     Returns
     -------

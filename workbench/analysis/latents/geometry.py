@@ -72,7 +72,9 @@ class Measure:
     Attributes
     ----------
     name : str
+        Name of the measure.
     value : float
+        Value for the latents.
     low, high : float
         95 % interval over images, conservative for isotropic latents; NaN if there is none.
     gaussian : float
@@ -97,7 +99,7 @@ class NoiseRobustness:
     Attributes
     ----------
     level : float
-        Deviation of the noise, in standard deviations of the latents.
+        Standard deviation of the noise, in standard deviations of the latents.
     psnr : float
         Mean over images, in dB.
     low, high : float
@@ -117,6 +119,7 @@ class LatentGeometry(PerspectiveResult):
     Attributes
     ----------
     measures : tuple of Measure
+        The measures.
     noise : tuple of NoiseRobustness
         Empty if it was not collected.
     shares : ndarray of float, shape (d,)
@@ -136,6 +139,7 @@ class LatentGeometry(PerspectiveResult):
     center_positions : bool
         Whether the mean of each token position was subtracted.
     seed : int
+        Seed of the random draws.
     channel_mean, channel_std : ndarray of float64, shape (d,)
         Mean and standard deviation of each channel over the active tokens of all images.
     """
@@ -279,6 +283,7 @@ def latent_geometry(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     noise_levels : ndarray of float, shape (m,), optional
         Levels of noise, in standard deviations of the latents.
     noise_mse : ndarray of float, shape (n, m), optional
@@ -300,6 +305,7 @@ def latent_geometry(
     points : int
         Number of tokens whose neighbors are searched, from as many images as possible.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

@@ -23,6 +23,7 @@ def draw(result: LatentGeometry) -> go.Figure:
     Parameters
     ----------
     result : LatentGeometry
+        The result to draw.
 
     Returns
     -------

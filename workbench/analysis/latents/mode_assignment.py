@@ -64,6 +64,7 @@ def class_agreement(
     assignments : sequence of ndarray of int, each of shape (n,)
         One assignment per number of modes.
     labels : ndarray of int, shape (n,)
+        Class of each image.
     seed : int
         Seed of the shuffles.
 
@@ -101,7 +102,9 @@ def order_by_size(mixture: Mixture, points: np.ndarray) -> tuple[np.ndarray, np.
     Parameters
     ----------
     mixture : Mixture
+        The fitted mixture.
     points : ndarray of float, shape (n, d)
+        One point per row.
 
     Returns
     -------

@@ -63,6 +63,7 @@ class ModeComparison(Result):
     is_stratified : bool
         Whether a sample of the images was stratified by class.
     seed : int
+        Seed of the random draws.
     excluded : tuple of str
         Runs with other images than the first.
     """
@@ -239,6 +240,7 @@ def mode_comparison(
         Number of principal components. 0 means as many as explain more than 90 % of the variance
         of every run, up to 64.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

@@ -58,6 +58,7 @@ def reference_clouds(
     max_modes : int
         Number of planted modes.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def reference_clouds(
 
 
 def _planted_modes(n: int, d: int, modes: int, seed: int) -> np.ndarray:
-    """Draw points (n, d) from equal spherical modes at least eight deviations apart."""
+    """Draw points (n, d) from equal spherical modes at least eight standard deviations apart."""
     random = np.random.default_rng(seed)
     candidates = random.standard_normal((16 * modes, d))
     distance = np.linalg.norm(candidates - candidates[0], axis=1)

@@ -80,12 +80,16 @@ class MixtureModes(Result):
     is_stratified : bool
         Whether a sample of the images was stratified by class.
     preset : {"ours", "paper text", "released script"}
+        Preset of covariance, dimensions and criterion.
     components : int
         Number of dimensions after the reduction.
     explained : float
         Share of the variance in these dimensions; NaN for UMAP.
     covariance : {"diag", "full", "tied"}
+        Shape of the covariances: diagonal, full, or one full covariance that all modes share
+        (tied).
     seed : int
+        Seed of the random draws.
     modes : ndarray of int, shape (m,)
         Numbers of modes that were tried.
     loglikelihood : ndarray of float, shape (n, m)
@@ -235,6 +239,7 @@ def mixture_modes(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     images : ndarray of uint8, shape (n, h, w, c), optional
         Adds example images of each mode.
     labels : ndarray of int, shape (n,), optional
@@ -252,6 +257,7 @@ def mixture_modes(
     covariance : {"diag", "full", "tied"}
         Form of the covariances of the preset `ours`; the other presets use `diag`.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

@@ -30,6 +30,7 @@ def draw(result: MixtureModes) -> go.Figure:
     Parameters
     ----------
     result : MixtureModes
+        The result to draw.
 
     Returns
     -------

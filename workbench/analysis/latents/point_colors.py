@@ -33,6 +33,7 @@ class PointColors:
     Attributes
     ----------
     by : {"class", "mode", "code", "error", "tokens"}
+        Property that colors the points.
     title : str
         Title of the legend or the color bar.
     names : tuple of str, length m
@@ -54,12 +55,19 @@ class ImageArrays:
     Attributes
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,), or None
+        Class of each image.
     names : tuple of str
+        Names of the classes.
     codes : ndarray of int, shape (n, tokens), or None
+        Code of each token.
     images, reconstructions : ndarray of uint8, shape (n, h, w, c), or None
+        The images and their reconstructions.
     mse : ndarray of float, shape (n,), or None
+        Mean squared error of each image, pixels in [0, 1].
     active : ndarray of bool, shape (n, tokens), or None
+        Tokens that the decoder uses.
     """
 
     latents: np.ndarray
@@ -78,6 +86,7 @@ class ImageArrays:
         Parameters
         ----------
         evidence : Evidence
+            Evidence of one run.
 
         Returns
         -------
@@ -163,6 +172,7 @@ def modes_of_points(latents: np.ndarray, indices: np.ndarray, seed: int) -> np.n
     indices : ndarray of int, shape (m,)
         Images of the sample.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

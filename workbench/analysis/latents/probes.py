@@ -41,7 +41,9 @@ class Probe:
     Attributes
     ----------
     name : str
+        Name of the classifier, with its input.
     accuracy : float
+        Fraction of the test images that are classified correctly.
     low, high : float
         95 % bootstrap interval over test images.
     shuffled : float
@@ -62,11 +64,13 @@ class Probes(Result):
     Attributes
     ----------
     probes : tuple of Probe
+        The probes.
     chance : float
         Accuracy of the most frequent class of the training images.
     confusion : ndarray of int, shape (classes, classes)
         Number of test images by true class (rows) and predicted class (columns).
     classes : tuple of str
+        Names of the classes.
     train, test : int
         Number of images.
     of : int
@@ -74,6 +78,7 @@ class Probes(Result):
     all_classes : int
         Number of classes in the evidence, of which a sample may be used.
     seed : int
+        Seed of the random draws.
     """
 
     probes: tuple[Probe, ...]
@@ -246,7 +251,9 @@ def probes(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,)
+        Class of each image.
     names : tuple of str
         Names of the classes.
     seed : int
@@ -316,7 +323,9 @@ def whole_image_accuracies(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,)
+        Class of each image.
     names : tuple of str
         Names of the classes.
     seed : int
@@ -353,7 +362,9 @@ def linear_hits(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,)
+        Class of each image.
     names : tuple of str
         Names of the classes.
     seed : int
@@ -458,6 +469,7 @@ def rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     Parameters
     ----------
     train, test : ndarray of float, shapes (n, d) and (m, d)
+        Training rows and test rows.
 
     Returns
     -------
@@ -481,8 +493,11 @@ def logistic_probe(
     Parameters
     ----------
     train : ndarray of float, shape (n, d)
+        Training rows.
     labels : ndarray of int, shape (n,)
+        Class of each training row.
     test : ndarray of float, shape (m, d)
+        Rows whose class is predicted.
     seed : int
         Unused; all classifiers have the same signature.
 

@@ -61,9 +61,11 @@ class LatentMap(Result):
     num_duplicates : int
         Number of images on the map whose latents equal those of an earlier image.
     method : {"umap", "pca"}
+        Projection into the plane: UMAP or principal components.
     neighbors : int
         Size of a neighborhood.
     seed : int
+        Seed of the random draws.
     """
 
     coordinates: np.ndarray = field(repr=False)
@@ -142,6 +144,7 @@ def latent_map(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,), optional
         Class of each image. Samples are stratified by it.
     names : tuple of str
@@ -155,6 +158,7 @@ def latent_map(
     mse : ndarray of float, shape (n,), optional
         Squared error of each image, pixels in [0, 1].
     method : {"umap", "pca"}
+        Projection into the plane: UMAP or principal components.
     color_by : {"class", "mode", "code", "error", "tokens"}
         Variable that colors the points.
     points : int
@@ -162,6 +166,7 @@ def latent_map(
     neighbors : int
         Size of a neighborhood. It is reduced to less than half of the number of images.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------
@@ -216,9 +221,13 @@ def map_images(
     indices : ndarray of int, shape (m,)
         Images on the map.
     method : {"umap", "pca"}
+        Projection into the plane: UMAP or principal components.
     color_by : {"class", "mode", "code", "error", "tokens"}
+        Property that colors the points.
     neighbors : int
+        Number of nearest neighbors of UMAP.
     seed : int
+        Seed of all random draws.
     reference : ndarray of float, shape (m, 2), optional
         Coordinates of another map. UMAP starts from them, and the result is aligned to them.
 

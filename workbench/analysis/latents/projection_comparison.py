@@ -33,6 +33,7 @@ class LatentMaps(Result):
     runs : tuple of str
         Name of each run, with the step if the name occurs twice.
     maps : tuple of LatentMap
+        The map of each run.
     disparity : tuple of float
         Procrustes disparity from the map of the first run: 0 for the same map, near 1 for an
         unrelated one.
@@ -103,6 +104,7 @@ def latent_maps(
         Evidence of the selected runs. Runs without latents are ignored. Runs with other images
         than the first are excluded and named in the result.
     method : {"umap", "pca"}
+        Projection into the plane: UMAP or principal components.
     color_by : {"class", "mode", "code", "error", "tokens"}
         Variable that colors the points.
     points : int
@@ -110,6 +112,7 @@ def latent_maps(
     neighbors : int
         Size of a neighborhood. It is reduced to less than half of the number of images.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

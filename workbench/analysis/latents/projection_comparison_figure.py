@@ -32,6 +32,7 @@ def draw(result: LatentMaps) -> go.Figure:
     Parameters
     ----------
     result : LatentMaps
+        The result to draw.
 
     Returns
     -------

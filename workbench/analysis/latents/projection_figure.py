@@ -27,6 +27,7 @@ def draw(result: LatentMap) -> go.Figure:
     Parameters
     ----------
     result : LatentMap
+        The result to draw.
 
     Returns
     -------
@@ -54,6 +55,7 @@ def point_traces(
     Parameters
     ----------
     result : LatentMap
+        The map.
     names : list of str
         Names in the order of their colors. Several maps share it.
     use_webgl : bool
@@ -94,7 +96,9 @@ def add_legend(figure: go.Figure, result: LatentMap) -> go.Figure:
     Parameters
     ----------
     figure : plotly.graph_objects.Figure
+        Figure that receives the legend.
     result : LatentMap
+        The map of the figure.
 
     Returns
     -------
@@ -116,6 +120,7 @@ def describe_sample(result: LatentMap) -> str:
     Parameters
     ----------
     result : LatentMap
+        The map.
 
     Returns
     -------
@@ -130,6 +135,7 @@ def sort_names(names: Iterable[str]) -> list[str]:
     Parameters
     ----------
     names : iterable of str
+        Names to sort.
 
     Returns
     -------

@@ -36,6 +36,7 @@ class Cell:
     Attributes
     ----------
     run : str
+        Name of the run.
     perspective : Perspective or None
         None if the analysis does not apply to the run.
     reason : str
@@ -69,6 +70,7 @@ class Column:
     Attributes
     ----------
     name : str
+        Name of the perspective.
     analysis : str
         Name of the analysis that computes and draws it.
     reference : Perspective
@@ -108,6 +110,7 @@ class Diffusability(Result):
     runs : tuple of str
         The tokenizers; values are compared with those of the first.
     columns : tuple of Column
+        One column per perspective.
     not_measured : tuple of str
         Name of each analysis without a value for any run, and the reason.
     expectation : Expectation

@@ -35,6 +35,7 @@ def draw(result: Diffusability) -> go.Figure:
     Parameters
     ----------
     result : Diffusability
+        The result to draw.
 
     Returns
     -------

@@ -72,6 +72,7 @@ class DecodedNeighborhoods(PerspectiveResult):
     Attributes
     ----------
     kind : {"interpolation", "codes"}
+        Kind of neighborhood: points between latents, or replaced codes.
     neighborhoods : tuple of Neighborhood
         The first is the perspective.
     reconstruction : float
@@ -79,7 +80,9 @@ class DecodedNeighborhoods(PerspectiveResult):
     most_frequent_partner : float
         Share of the images that are interpolated with the same training latent; NaN for codes.
     feature_extractor : str
+        Name of the feature extractor.
     images : int
+        Number of images that were measured.
     numbers : int
         Numbers of a latent, or codes of an image.
     """

@@ -1,8 +1,8 @@
 """Amplification of latent noise by the decoder.
 
 A generator draws latents with errors. The error of the decoded image grows with the square of the
-noise s, in deviations of the latents: error = reconstruction error + slope s^2. At the doubling
-level, noise costs as much as the tokenizer itself.
+noise s, in standard deviations of the latents: error = reconstruction error + slope s^2. At the
+doubling level, noise costs as much as the tokenizer itself.
 
 A decoder that replaces latents by the nearest codewords does not follow this law: it ignores noise
 up to about half of the distance between codewords. It then has no slope.
@@ -39,7 +39,7 @@ class NoiseError:
     """The mean squared error of images that are decoded from noisy latents."""
 
     noise: str  # added, or mixed in
-    level: float  # deviations of the latents, or share of the latents that is replaced
+    level: float  # standard deviations of the latents, or share of the latents that is replaced
     mse: float  # pixels in [0, 1]
     low: float
     high: float
@@ -58,8 +58,8 @@ class DecoderNoise(PerspectiveResult):
     reconstruction_mse : float
         Mean squared error without noise.
     slope, slope_low, slope_high : float
-        Increase of the error per squared deviation of noise, and its 95 % bootstrap interval; NaN
-        if the error does not grow with the square of the noise.
+        Increase of the error per variance of the noise, and its 95 % bootstrap
+        interval; NaN if the error does not grow with the square of the noise.
     doubling_level, doubling_low, doubling_high : float
         Noise that doubles the error; NaN without a slope, or if noise of the smallest level is
         ignored.
@@ -67,6 +67,7 @@ class DecoderNoise(PerspectiveResult):
         The largest level up to which noise does not measurably change the error; 0 if there is
         none.
     images : int
+        Number of images that were measured.
     numbers, pixels : int
         Numbers of a latent, and pixel values of an image.
     """
@@ -99,7 +100,7 @@ class DecoderNoise(PerspectiveResult):
         return (
             Perspective(
                 name="noise slope",
-                meaning="increase of the squared pixel error per squared deviation of latent noise",
+                meaning="increase of the squared pixel error per variance of the latent noise",
                 value=self.slope,
                 low=self.slope_low,
                 high=self.slope_high,
@@ -110,7 +111,7 @@ class DecoderNoise(PerspectiveResult):
             ),
             Perspective(
                 name="doubling level",
-                meaning="latent noise, in deviations, that doubles the reconstruction error",
+                meaning="latent noise, in standard deviations, that doubles the error",
                 value=self.doubling_level,
                 low=self.doubling_low,
                 high=self.doubling_high,
@@ -208,11 +209,13 @@ class DecoderNoise(PerspectiveResult):
             )
         if self.has_slope:
             return (
-                f"Latent noise of s deviations adds {self.slope:.3g} s² ({self.slope_low:.3g} to"
-                f" {self.slope_high:.3g}) to a squared error of {self.reconstruction_mse:.3g}."
+                f"Latent noise of s standard deviations adds {self.slope:.3g} s²"
+                f" ({self.slope_low:.3g} to {self.slope_high:.3g}) to a squared error of"
+                f" {self.reconstruction_mse:.3g}."
             )
         increases = ", ".join(
-            f"{error.mse - error.clean_mse:.2g} at {error.level:.2g} deviations" for error in added
+            f"{error.mse - error.clean_mse:.2g} at {error.level:.2g} standard deviations"
+            for error in added
         )
         return (
             "No slope: the error does not grow with the square of the noise. It adds"
@@ -235,7 +238,7 @@ def decoder_noise(
 
     The slope is taken at the smallest level, since large errors saturate at black and white. There
     is none if the error at the next level, or at the first one with a measurable error, is more
-    than twice what the slope explains, as with decoders that snap to codewords.
+    than twice what the slope explains, as with decoders that round latents to codewords.
 
     Parameters
     ----------
@@ -244,7 +247,7 @@ def decoder_noise(
     latents : ndarray of float, shape (n, tokens, d)
         Only their shape is used.
     noise_levels : ndarray of float, shape (m,)
-        Levels of the added noise, in deviations of all latents.
+        Levels of the added noise, in standard deviations of all latents.
     noise_mse : ndarray of float, shape (n, m)
         Squared errors of the decoded noisy latents, pixels in [0, 1].
     interpolative_noise_shares : ndarray of float, shape (k,), optional

@@ -37,6 +37,7 @@ class TransformScore:
     Attributes
     ----------
     transform : str
+        Name of the transform.
     psnr, low, high : float
         PSNR of decoded transformed latents to transformed images, dB, mean and 95 % interval.
     direct_psnr : float
@@ -70,10 +71,13 @@ class Equivariance(PerspectiveResult):
     Attributes
     ----------
     scores : tuple of TransformScore
+        One score per transform.
     missing : tuple of str
         Transforms that the tokenizer does not take.
     images : int
+        Number of images that were measured.
     grid : tuple of int
+        Rows and columns of the tokens.
     numbers : int
         Numbers of a latent.
     """

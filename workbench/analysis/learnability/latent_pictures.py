@@ -1,8 +1,8 @@
 """Pictures of latents on a grid: their three principal components as red, green and blue.
 
-Each image is drawn twice: with the means of token positions, which are the same in all images,
-and without them. Next to the pictures are the mean and the deviation of each channel, with which
-generators shift and scale the latents.
+Each image is drawn twice: with the means of token positions, which are the same in all images, and
+without them. Next to the pictures are the mean and the standard deviation of each channel, with
+which generators shift and scale the latents.
 """
 
 from dataclasses import dataclass, field
@@ -42,13 +42,15 @@ class LatentPictures(Result):
     explained, explained_centered : float
         Share of the variance of the three components, from 0 to 1.
     channel_mean, channel_std : ndarray of float64, shape (channels,)
-        Mean and deviation of each channel before scaling.
+        Mean and standard deviation of each channel before scaling.
     grid : tuple of int
+        Rows and columns of the tokens.
     images, of : int
         Number of images behind the components, and in the evidence.
     selection : Subset or None
         The images behind the components, if they are not all.
     seed : int
+        Seed of the random draws.
     """
 
     mosaic: np.ndarray = field(repr=False)
@@ -64,7 +66,7 @@ class LatentPictures(Result):
     seed: int
 
     def figure(self) -> go.Figure:
-        """Draw the pictures on the left, and mean and deviation of each channel on the right."""
+        """Draw the pictures on the left, and the mean and spread of each channel on the right."""
         shape = (len(ROW_NAMES), len(self.indices))
         figure = image_grid.draw(self.mosaic, ROW_NAMES, shape, ROW_HEIGHT_PX)
         figure.update_layout(xaxis_domain=[0, PICTURE_SHARE])
@@ -83,7 +85,7 @@ class LatentPictures(Result):
         return self.selection
 
     def table(self) -> pd.DataFrame:
-        """Return one row per channel: mean and deviation, shift and scale."""
+        """Return one row per channel: mean and standard deviation, shift and scale."""
         stats = LatentStats(channel_mean=self.channel_mean, channel_std=self.channel_std)
         return pd.DataFrame(
             {
@@ -100,7 +102,7 @@ class LatentPictures(Result):
         return (
             f"Three components hold {100 * self.explained:.0f} % of the variance of the tokens,"
             f" {100 * self.explained_centered:.0f} % without the means of token positions. The"
-            f" deviations of the {len(self.channel_std)} channels range from"
+            f" standard deviations of the {len(self.channel_std)} channels range from"
             f" {self.channel_std.min():.3g} to {self.channel_std.max():.3g}, their means from"
             f" {self.channel_mean.min():.3g} to {self.channel_mean.max():.3g}.{self.subset_note()}"
         )
@@ -141,7 +143,9 @@ def latent_pictures(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     images : ndarray of uint8, shape (n, height, width, colors)
+        The images of these latents.
     grid : tuple of int, optional
         Rows and columns of the tokens.
     active : ndarray of bool, shape (n, tokens), optional
@@ -156,7 +160,7 @@ def latent_pictures(
     Returns
     -------
     LatentPictures
-        The pictures, and mean and deviation of each channel.
+        The pictures, and the mean and standard deviation of each channel.
 
     Raises
     ------
@@ -241,6 +245,7 @@ def enlarge(colors: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) ->
     Parameters
     ----------
     colors : ndarray of uint8, shape (m, tokens, 3)
+        Color of each token.
     grid, size : tuple of int
         Rows and columns of cells and of pixels.
 

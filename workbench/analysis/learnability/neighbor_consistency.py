@@ -76,10 +76,13 @@ class NeighborConsistency(LatentsResult):
     null_by_class : ndarray of float, shape (classes,)
         The same for each class.
     classes : tuple of str
+        Names of the classes.
     class_sizes : ndarray of int, shape (classes,)
         Number of images.
     neighbors : int
+        Number of nearest neighbors.
     seed : int
+        Seed of the random draws.
     """
 
     scores: tuple[ConsistencyScore, ...]
@@ -192,7 +195,9 @@ def neighbor_consistency(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,)
+        Class of each image.
     names : tuple of str
         Names of the classes.
     active : ndarray of bool, shape (n, tokens), optional
@@ -329,6 +334,7 @@ def nearest_by_cosine(rows: np.ndarray, neighbors: int) -> np.ndarray:
     Parameters
     ----------
     rows : ndarray of float, shape (n, d)
+        One vector per row.
     neighbors : int
         Fewer than n.
 

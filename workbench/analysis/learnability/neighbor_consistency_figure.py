@@ -26,6 +26,7 @@ def draw(result: NeighborConsistency) -> go.Figure:
     Parameters
     ----------
     result : NeighborConsistency
+        The result to draw.
 
     Returns
     -------

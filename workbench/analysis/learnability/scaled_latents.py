@@ -1,7 +1,7 @@
 """Latents as a generator reads them: centered and scaled, block by block.
 
 All measures of this group depend on the scale. By default every channel is centered and divided by
-its deviation over images and tokens, as generators do with `by_channel`.
+its standard deviation over images and tokens, as generators do with `by_channel`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Scaling = Literal["by channel", "all alike"]
 MIN_PREFIX_SHARE = 0.95  # of the images, which must have all tokens that are measured
 MIN_TOKENS_OF_PREFIX = 2
 WITH_ALL_TOKENS = "those with all measured tokens"
-# A channel whose deviation is a smaller part of its magnitude is constant up to rounding.
+# A channel whose standard deviation is a smaller part of its magnitude is constant up to rounding.
 MAX_ROUNDING_ERROR = 1e-6
 
 
@@ -42,6 +42,7 @@ class ScaledLatents:
     position_mean, position_variance : ndarray of float64, shape (tokens, channels)
         Moments of the latents before scaling, over the images.
     scaling : {"by channel", "all alike"}
+        Scaling of the channels: each by its own standard deviation, or all alike.
     selection : Subset or None
         The images that are measured; None if they are all.
     """
@@ -74,6 +75,7 @@ class ScaledLatents:
         Parameters
         ----------
         latents : ndarray of float, shape (of, all_tokens, channels)
+            Latent vectors, one per token.
         active : ndarray of bool, shape (of, all_tokens), optional
             Tokens that the decoder reads.
         purpose : str
@@ -85,7 +87,7 @@ class ScaledLatents:
         labels : ndarray of int, shape (of,), optional
             Class of each image.
         scaling : {"by channel", "all alike"}
-            Use the mean and deviation of each channel, or of all numbers.
+            Use the mean and standard deviation of each channel, or of all numbers.
         seed : int
             Seed of the images that are drawn.
 
@@ -167,6 +169,7 @@ class ScaledLatents:
         Parameters
         ----------
         mean, std : ndarray of float, shape (channels,) or ()
+            Mean and standard deviation of each channel, or of all channels.
         """
         shift = np.broadcast_to(np.asarray(mean, np.float64), self.shift.shape)
         factor = np.broadcast_to(1 / np.asarray(std, np.float64), self.factor.shape)

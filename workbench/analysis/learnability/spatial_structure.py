@@ -65,6 +65,7 @@ class SpatialVariant:
     name : str
         `raw`, `without position means` or `without image means`.
     lds, cds, rmsc : StructureValue
+        The three measures; see the module.
     correlogram : ndarray of float64, shape (m,)
         Mean cosine of two tokens at each distance; empty without a grid.
     low, high : ndarray of float64, shape (m,)
@@ -95,6 +96,7 @@ class SpatialStructure(LatentsResult):
     missing : str
         Reason why LDS and CDS are missing, as a sentence; empty if they are not.
     seed : int
+        Seed of the random draws.
     """
 
     variants: tuple[SpatialVariant, ...]
@@ -210,6 +212,7 @@ def spatial_structure(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     grid : tuple of int, optional
         Rows and columns of the tokens. Without a square grid of at least 4 × 4, only RMSC is
         measured.
@@ -346,6 +349,7 @@ def local_against_distant(cosines: np.ndarray, side: int) -> np.ndarray:
     cosines : ndarray of float, shape (n, 2 * side - 2)
         Output of `cosine_by_distance`.
     side : int
+        Number of rows, and of columns, of the grid.
 
     Returns
     -------
@@ -366,6 +370,7 @@ def cosine_decay(cosines: np.ndarray, side: int) -> np.ndarray:
     cosines : ndarray of float, shape (n, 2 * side - 2)
         Output of `cosine_by_distance`.
     side : int
+        Number of rows, and of columns, of the grid.
 
     Returns
     -------

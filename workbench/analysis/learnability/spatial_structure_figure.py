@@ -30,6 +30,7 @@ def draw(result: SpatialStructure) -> go.Figure:
     Parameters
     ----------
     result : SpatialStructure
+        The result to draw.
 
     Returns
     -------

@@ -204,6 +204,7 @@ def spectral_energy(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     images : ndarray of uint8, shape (n, height, width, colors), optional
         Images, pooled to the grid by means and scaled in the same way, for comparison.
     grid : tuple of int, optional
@@ -286,6 +287,7 @@ def energy_by_frequency(maps: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     maps : ndarray of float, shape (n, side, side, channels)
+        Maps of latents on a square grid.
 
     Returns
     -------

@@ -25,6 +25,7 @@ def draw(result: SpectralEnergy) -> go.Figure:
     Parameters
     ----------
     result : SpectralEnergy
+        The result to draw.
 
     Returns
     -------

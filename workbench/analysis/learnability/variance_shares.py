@@ -50,7 +50,9 @@ def class_means(latents: ScaledLatents, target: np.ndarray, num_classes: int) ->
     latents : ScaledLatents
         n images.
     target : ndarray of int, shape (n,)
+        Class of each row.
     num_classes : int
+        Number of classes.
 
     Returns
     -------
@@ -76,6 +78,7 @@ def variance_shares(
     Parameters
     ----------
     latents : ScaledLatents
+        The scaled latents.
     means : ndarray of float, shape (classes, tokens, channels), optional
         Means of the classes.
     sizes : ndarray of int, shape (classes,), optional

@@ -73,6 +73,7 @@ class VarianceEstimate:
     covariance : str
         `full` or `separable`.
     spectrum : Spectrum
+        Eigenvalues of the covariance.
     """
 
     name: str
@@ -100,6 +101,7 @@ class VelocityVariance(LatentsResult):
         By class, pooled, label-free, and label-free with a full covariance; those that the
         evidence allows.
     shares : VarianceShares
+        Shares of the variance.
     times : ndarray of float64, shape (m,)
         From 0, data, to 1, noise.
     class_curve : ndarray of float64, shape (m,)
@@ -113,6 +115,7 @@ class VelocityVariance(LatentsResult):
     classes : int
         Number of classes; 0 without labels.
     center_positions : bool
+        Whether the mean of each token position was subtracted.
     """
 
     estimates: tuple[VarianceEstimate, ...]
@@ -311,6 +314,7 @@ def velocity_variance(
     Parameters
     ----------
     latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
     labels : ndarray of int, shape (n,), optional
         Classes, which a generator is conditioned on.
     names : tuple of str

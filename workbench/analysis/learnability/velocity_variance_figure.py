@@ -41,6 +41,7 @@ def draw(result: VelocityVariance) -> go.Figure:
     Parameters
     ----------
     result : VelocityVariance
+        The result to draw.
 
     Returns
     -------

@@ -27,6 +27,7 @@ class Picture:
     Attributes
     ----------
     pixels : ndarray of uint8, shape (h, w, c)
+        The image.
     caption : str
         Text below the picture.
     title : str
@@ -57,9 +58,11 @@ class Card:
     Attributes
     ----------
     title : str
+        Title of the card.
     details : str
         Text after the title.
     pictures : tuple of Picture
+        The images of the card.
     image : int or None
         Index of the image that all pictures show.
     color : str
@@ -79,6 +82,7 @@ def to_html(cards: Sequence[Card], legend: Sequence[tuple[str, str]] = ()) -> st
     Parameters
     ----------
     cards : sequence of Card
+        The cards, in order.
     legend : sequence of (str, str)
         Color and text of each entry above the cards.
 

@@ -24,6 +24,7 @@ def assign_colors(names: Iterable[str]) -> dict[str, str]:
     Parameters
     ----------
     names : iterable of str
+        Names of the runs, in order.
 
     Returns
     -------

@@ -50,6 +50,7 @@ class Placement:
     Attributes
     ----------
     run : str
+        Name of the run.
     published : str
         Name of the published tokenizer that the run is; empty if it is none of them.
     ifid : float
@@ -83,6 +84,7 @@ class GenerationPrediction(Result):
     Attributes
     ----------
     expectation : Expectation
+        The expected order, or the reason why there is none.
     placements : tuple of Placement
         One per tokenizer.
     spearman, q2 : float

@@ -31,6 +31,7 @@ def draw(result: GenerationPrediction) -> go.Figure:
     Parameters
     ----------
     result : GenerationPrediction
+        The result to draw.
 
     Returns
     -------

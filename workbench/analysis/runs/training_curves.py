@@ -201,6 +201,7 @@ def held_out_loss(log: TrainingLog, without: Sequence[str] = ()) -> tuple[np.nda
     Parameters
     ----------
     log : TrainingLog
+        The training log.
     without : sequence of str
         Terms to leave out.
     """
@@ -236,8 +237,11 @@ def x_positions(log: TrainingLog, steps: np.ndarray, x: X) -> np.ndarray:
     Parameters
     ----------
     log : TrainingLog
+        The training log.
     steps : ndarray of float, shape (n,)
+        Training steps.
     x : {"step", "images", "minutes"}
+        Unit of the horizontal axis.
 
     Returns
     -------

@@ -13,6 +13,7 @@ def spectrum(points: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     points : ndarray of float, shape (n, d)
+        One point per row.
 
     Returns
     -------
@@ -101,6 +102,7 @@ def coefficient_of_variation(values: np.ndarray) -> float:
     Parameters
     ----------
     values : ndarray of float, shape (n,)
+        Numbers.
 
     Returns
     -------
@@ -116,6 +118,7 @@ def gini(values: np.ndarray) -> float:
     Parameters
     ----------
     values : ndarray of float, shape (n,)
+        Numbers.
 
     Returns
     -------
@@ -138,6 +141,7 @@ def neighbor_distances(points: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     points : ndarray of float, shape (n, d)
+        One point per row.
 
     Returns
     -------
@@ -159,6 +163,7 @@ def density_uniformity(plane: np.ndarray) -> tuple[float, float]:
     Parameters
     ----------
     plane : ndarray of float, shape (n, 2)
+        Points in the plane.
 
     Returns
     -------
@@ -181,6 +186,7 @@ def tsne(points: np.ndarray, seed: int) -> np.ndarray:
     Parameters
     ----------
     points : ndarray of float, shape (n, d)
+        One point per row.
     seed : int
         Seed of the embedding.
 

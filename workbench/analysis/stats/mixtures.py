@@ -56,6 +56,7 @@ class Mixture:
         Parameters
         ----------
         points : ndarray of float, shape (n, d)
+            One point per row.
 
         Returns
         -------
@@ -70,6 +71,7 @@ class Mixture:
         Parameters
         ----------
         points : ndarray of float, shape (n, d)
+            One point per row.
 
         Returns
         -------
@@ -84,6 +86,7 @@ class Mixture:
         Parameters
         ----------
         points : ndarray of float, shape (n, d)
+            One point per row.
 
         Returns
         -------
@@ -97,6 +100,7 @@ class Mixture:
         Parameters
         ----------
         points : ndarray of float, shape (n, d)
+            One point per row.
 
         Returns
         -------
@@ -124,6 +128,8 @@ def fit_sweeps(
     modes : sequence of int
         Numbers of modes, in ascending order.
     covariance : {"diag", "full", "tied"}
+        Shape of the covariances: diagonal, full, or one full covariance that all modes share
+        (tied).
     seed : int
         Seed of the first cloud. Cloud i uses `seed + i`.
 
@@ -162,7 +168,10 @@ def fit_sweep(
     modes : sequence of int
         Numbers of modes, in ascending order.
     covariance : {"diag", "full", "tied"}
+        Shape of the covariances: diagonal, full, or one full covariance that all modes share
+        (tied).
     seed : int
+        Seed of all random draws.
 
     Returns
     -------
@@ -192,6 +201,8 @@ def fit_mixture(
     modes : int
         Number of Gaussians.
     covariance : {"diag", "full", "tied"}
+        Shape of the covariances: diagonal, full, or one full covariance that all modes share
+        (tied).
     random : numpy.random.Generator
         Source of the starts.
     warm : Mixture, optional

@@ -14,7 +14,7 @@ from scipy.special import ndtri, stdtr
 from workbench.analysis.stats.rank_correlation import average_ranks
 
 NUM_RESAMPLES = 2000
-MIN_ITEMS = 4  # of a linear fit with a residual deviation
+MIN_ITEMS = 4  # of a linear fit with a residual standard deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +129,7 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     Parameters
     ----------
     x, y : ndarray of float, shape (n,)
+        The two variables.
     given : ndarray of float, shape (n, p)
         Variables whose ranks are regressed out of the ranks of both.
 
@@ -163,6 +164,7 @@ def ranks_within(values: np.ndarray, families: Sequence[str]) -> np.ndarray:
     values : ndarray of float, shape (n, m)
         One variable per column.
     families : sequence of str, length n
+        Family of each item.
 
     Returns
     -------
@@ -201,7 +203,9 @@ def cluster_bootstrap(
     clusters : sequence, length n
         Items of one cluster are drawn together, because they are not independent.
     seed : int, default 0
+        Seed of all random draws.
     resamples : int, default 2000
+        Number of bootstrap samples.
 
     Returns
     -------

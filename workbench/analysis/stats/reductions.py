@@ -71,7 +71,9 @@ def gaussian_surrogate(rows: np.ndarray, seed: int) -> np.ndarray:
     Parameters
     ----------
     rows : ndarray of float, shape (n, d)
+        One vector per row.
     seed : int
+        Seed of all random draws.
 
     Returns
     -------

@@ -101,6 +101,7 @@ def rows_at(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     array : ndarray, shape (n, ...)
+        An array, which may be memory-mapped.
     indices : ndarray of int, shape (m,)
         The distinct rows, in ascending order.
 

@@ -43,6 +43,7 @@ def gram_matrix(rows: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     rows : ndarray of float, shape (n, d)
+        One vector per row.
 
     Returns
     -------
@@ -124,6 +125,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     a, b : ndarray of float, shape (m, k)
+        Arrays whose rows are compared in pairs.
 
     Returns
     -------

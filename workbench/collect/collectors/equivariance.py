@@ -88,7 +88,7 @@ def _compare(model: Tokenizer, images: Images, name: str) -> _Comparison:
 def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
     """Compare transformed latents T E(x) with the latents E(Tx) of transformed images.
 
-    Channels are scaled to the deviation of the latter.
+    Channels are scaled to the standard deviation of the latter.
 
     Parameters
     ----------

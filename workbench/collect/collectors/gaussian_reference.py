@@ -29,7 +29,7 @@ def gaussian_reference(model: Tokenizer, images: HeldOutImages, context: Collect
 def generator_references(
     model: Generator, images: HeldOutImages, context: CollectContext
 ) -> Arrays:
-    """Decode draws from one Gaussian per class, and from noise of the deviation of each channel.
+    """Decode draws from one Gaussian per class, and from isotropic noise.
 
     The latter are the samples of an untrained flow.
     """

@@ -67,7 +67,7 @@ class TrainingNeighbors:
     deviation : ndarray of float, shape (dim,)
         Their standard deviation by channel.
     unit_rows : Tensor of float32, shape (m, n_tokens * dim)
-        The scaled latents, of length 1.
+        The scaled latents, of norm 1.
     """
 
     mean: np.ndarray
@@ -119,7 +119,7 @@ def nearest_partners(
 
 
 def spherical_interpolation(start: Tensor, end: Tensor, alpha: float) -> Tensor:
-    """Interpolate latents along the arc between them, all numbers of an image as one vector.
+    """Interpolate latents along the arc between them, all dimensions of an image as one vector.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from workbench.collect.perturbed import decode_in_batches, latent_deviation
 from workbench.tokenizers.base import Tokenizer
 
 NOISE_SHARES = (0.1, 0.3, 0.5)
-NOISE_STRENGTH = 3.0  # of the noise, in deviations of the latents, as in l-DeTok
+NOISE_STRENGTH = 3.0  # of the noise, in standard deviations of the latents, as in l-DeTok
 MAX_IMAGES = 128  # a mean of errors needs no more
 
 

@@ -20,7 +20,7 @@ class PretrainedGenerator:
     license : str or None
         The license of the weights; None if none is stated.
     notes : tuple of str
-        What the user should know, one sentence each.
+        Remarks for the user, one sentence each.
     """
 
     generator: Generator

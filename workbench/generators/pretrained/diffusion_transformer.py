@@ -46,7 +46,7 @@ REQUIRED = ("embed.weight", "positions", "label.weight", "to_velocity.weight")
 def network_file(path: Path) -> Path:
     """Return the file with the network that a path names.
 
-    In a folder, the moments of the latents next to it are not taken for the network.
+    In a folder, the file with the moments of the latents is ignored.
     """
     if path.is_file():
         return path
@@ -263,7 +263,7 @@ def find_moments(
     Raises
     ------
     UserError
-        If there is none: samples without them are noise to the decoder.
+        If there is none: the decoder cannot decode samples without them.
     """
     if stats is not None:
         path = Path(stats).expanduser()
@@ -279,7 +279,8 @@ def find_moments(
     if "vq_mean" in read_config(network):
         return *read_moments(path, dim), (path,)
     raise UserError(
-        f"{printable(network)} has no mean and deviation of the latents, which its samples need. "
+        f"{printable(network)} has no mean and standard deviation of the latents, which sampling "
+        "needs. "
         f"Name {example} with the option stats."
     )
 

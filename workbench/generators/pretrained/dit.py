@@ -53,7 +53,7 @@ def load(
     scale : float, optional
         The number by which the latents were multiplied, such as 0.18215.
     stats : str, optional
-        A file with the mean and the deviation of the latents, in place of a scale.
+        A file with the mean and the standard deviation of the latents, in place of a scale.
     heads : int, optional
         Attention heads, if config.json does not state num_heads.
     schedule : {"ddpm-linear", "ddpm-cosine"}

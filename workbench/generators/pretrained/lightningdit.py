@@ -62,7 +62,8 @@ def load(
     revision : str, optional
         A branch, tag or commit on the hub.
     stats : str, optional
-        The file with the mean and the deviation of each channel, if it is not next to the weights.
+        The file with the mean and the standard deviation of each channel, if it is not next to the
+        weights.
     heads : int, optional
         Attention heads, if neither the tensors nor config.json determine them.
     guidance_start : float

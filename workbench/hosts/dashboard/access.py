@@ -1,7 +1,7 @@
 """Access control of the dashboard: its own hosts and origins, and the token of its link.
 
 A page of another site can send requests to a server on this machine, and can rebind its own name to
-127.0.0.1. It cannot set the Host header to a name that it does not own, and it does not know the
+127.0.0.1. It cannot set the Host header to a name that it does not own, and it cannot read the
 token.
 """
 
@@ -39,7 +39,7 @@ class AccessPolicy:
     token : str or None
         The secret of the link; None answers without one.
     cookie : str
-        The name of the cookie that keeps the token.
+        The name of the cookie that stores the token.
     """
 
     hosts: frozenset[str]
@@ -152,7 +152,7 @@ class RefusalHandler(RequestHandler):
 
 
 class SignInHandler(RequestHandler):
-    """Keeps the token in a cookie, and opens the same address without the token.
+    """Stores the token in a cookie, and opens the same address without the token.
 
     The page navigates by itself: a browser does not send a strict cookie along with a redirect of
     a link that another site has opened.

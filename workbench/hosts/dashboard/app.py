@@ -60,7 +60,7 @@ CHIP_STYLE = (
     "display: inline-block; margin: 2px 6px 2px 0; padding: 1px 10px; border-radius: 12px;"
     " border: 1px solid rgba(128, 128, 128, 0.45); overflow-wrap: anywhere"
 )
-REFRESH_INTERVAL_MS = 3000  # between two looks at the folder of runs
+REFRESH_INTERVAL_MS = 3000  # between two checks of the folder of runs
 
 
 class Session:
@@ -188,7 +188,7 @@ class Session:
         self.address.follow(query)
 
     def press(self, key: str) -> None:
-        """Do what a key does; see `keyboard.KEYS`."""
+        """Perform the action of a key; see `keyboard.KEYS`."""
         if key.isdigit():
             self.runs.toggle(int(key))
         elif key in STEPS_OF_KEYS:

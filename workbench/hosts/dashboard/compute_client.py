@@ -57,7 +57,7 @@ class ComputeClient:
         return [] if self.queue is None else self.queue.pending_for(self.owner)
 
     def release(self, job: ComputeJob) -> None:
-        """Stop waiting for a job; it is cancelled if nobody else waits for it."""
+        """Stop waiting for a job; it is cancelled if no other visitor waits for it."""
         if self.queue is not None:
             self.queue.release(job, self.owner)
 

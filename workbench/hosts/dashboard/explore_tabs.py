@@ -145,7 +145,7 @@ class ExploreTab:
 
     @contextmanager
     def _following_model(self) -> Iterator[None]:
-        """Ignore changes of the widgets, which are no requests of a person."""
+        """Ignore changes of the widgets, which a person has not made."""
         self._follows_model = True
         try:
             yield

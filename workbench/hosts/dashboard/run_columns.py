@@ -1,4 +1,4 @@
-"""The look of the columns of runs: cell templates, titles and tooltips of both tables of runs."""
+"""The columns of both tables of runs: templates of the cells, titles and tooltips."""
 
 import html
 import json

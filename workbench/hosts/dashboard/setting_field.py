@@ -57,7 +57,7 @@ class SettingField:
         return self.text != self.setting.default_text
 
     def check(self) -> bool:
-        """Show what is wrong with the value; True if nothing is."""
+        """Show the problem of the value, and return True if there is none."""
         try:
             if self.is_changed and self.text:
                 coerce(self.setting.kind, self.setting.name, self.text)

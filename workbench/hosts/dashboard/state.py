@@ -39,7 +39,7 @@ class DashboardState(param.Parameterized):
     address = param.String(default="", doc="The query in the browser's address bar.")
     notice = param.String(default="", doc="A warning above the tabs; empty hides it.")
     runs_version = param.Integer(
-        default=0, doc="Grows when the runs of the folder were read again."
+        default=0, doc="Increases whenever the runs of the folder are read again."
     )
 
     def __init__(self, view: ViewState, schedule: Callable[[Action], None] = run_now) -> None:
@@ -55,7 +55,7 @@ class DashboardState(param.Parameterized):
         return next(iter(self.view.runs), None)
 
     def update(self, change: ViewChange) -> None:
-        """Replace the view by what a function makes of it, once changes reach the page."""
+        """Replace the view by the result of a function of it, once changes reach the page."""
         self._schedule(lambda: self._set(change(self.view)))
 
     def change(self, **changes: Any) -> None:
@@ -63,7 +63,7 @@ class DashboardState(param.Parameterized):
         self.update(lambda view: view.change(**changes))
 
     def open_analysis(self, name: str, **changes: Any) -> None:
-        """Open the tab of an analysis with the controls that it had last."""
+        """Open the tab of an analysis with its most recent controls."""
 
         def change(view: ViewState) -> ViewState:
             if not view.tab and view.analysis == name:
@@ -96,7 +96,7 @@ class DashboardState(param.Parameterized):
         self.update(change)
 
     def open_tab(self, tab: str, **changes: Any) -> None:
-        """Open a tab that is not an analysis, with the options that it had last."""
+        """Open a tab that is not an analysis, with its most recent options."""
 
         def change(view: ViewState) -> ViewState:
             if view.tab == tab:

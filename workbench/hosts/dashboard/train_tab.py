@@ -41,7 +41,7 @@ class TrainTab:
     Parameters
     ----------
     state, workspace, lifecycle
-        The state of the page, the folder of runs, and the life of the page.
+        The state of the page, the folder of runs, and the life cycle of the page.
     trainings : TrainingQueue or None
         The queue of the server; None if this visitor must not start trainings.
     service : SettingsService or None
@@ -240,7 +240,7 @@ class TrainTab:
         self.start_button.disabled = False
 
     def _draw(self) -> None:
-        """Show the fields that matter most, or all of them; what was typed stays."""
+        """Show the most important fields, or all of them; texts that were typed are kept."""
         typed = self._values | {name: field.text for name, field in self.fields.items()}
         self.fields = {
             setting.name: self._field(setting, typed.get(setting.name))

@@ -35,7 +35,7 @@ class TrainingQueueCard:
     Parameters
     ----------
     state, workspace, lifecycle
-        The state of the page, the folder of runs, and the life of the page.
+        The state of the page, the folder of runs, and the life cycle of the page.
     trainings : TrainingQueue or None
         The queue of the server; None if this visitor must not start trainings.
     """
@@ -201,7 +201,7 @@ class TrainingQueueCard:
         self._show_resumable()
 
     def _show_resumable(self) -> None:
-        """Enable the button if the run can be resumed; otherwise say why not."""
+        """Enable the button if the run can be resumed; otherwise show the reason."""
         reason = ""
         try:
             if self.run.value:

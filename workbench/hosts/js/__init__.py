@@ -100,5 +100,5 @@ def _read(name: str) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """Return JSON that cannot end the script it stands in."""
+    """Return JSON that cannot end the script that contains it."""
     return json.dumps(value).replace("<", "\\u003c")

@@ -20,6 +20,7 @@ class Module(anywidget.AnyWidget):
     name : str
         Name of the module, see `workbench.hosts.js.source`.
     data, view : Mapping
+        What the module shows, and its state that a person can change.
     """
 
     _esm = traitlets.Unicode().tag(sync=True)

@@ -131,7 +131,7 @@ def _execute(source: Path, values: dict[str, Any], *, progress: bool) -> Any:
     from workbench.hosts.reports.engine import ENGINE
     from workbench.hosts.reports.kernel import IsolatedKernelManager
 
-    # papermill warns of parameters whose type it does not know.
+    # papermill warns of parameters whose type it does not support.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with scratch_folder("workbench-report") as folder:
         executed = folder / source.name

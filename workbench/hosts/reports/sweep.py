@@ -125,7 +125,7 @@ def sweep(
     out : str or Path
         Folder of the sweep.
     workers : int, optional
-        Number of reports at once; by default one per core. Never more than memory allows.
+        Number of simultaneous reports; by default one per core. Never more than memory allows.
     memory : str
         Memory limit of one report, such as `2GB`. A report that exceeds it is stopped.
     scheduler : str, optional

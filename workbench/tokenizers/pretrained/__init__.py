@@ -67,7 +67,7 @@ def load(
 
 
 def accepts_side(address: str) -> bool:
-    """Return True if the family of an address needs to be told the size of the images.
+    """Return True if the family of an address has an option for the size of the images.
 
     Raises
     ------

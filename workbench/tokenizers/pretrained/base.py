@@ -50,7 +50,7 @@ class Pretrained:
     license : str or None
         The license of the weights; None if none is stated.
     notes : tuple of str
-        What the user should know, one sentence each: entries that were left out, or sizes in the
+        Remarks for the user, one sentence each: entries that were left out, or sizes in the
         configuration that the tensors contradict.
     """
 

@@ -319,7 +319,7 @@ class Layout:
         }
 
     def notes(self, checkpoint: Checkpoint, **sizes: int) -> tuple[str, ...]:
-        """Return what the user should know: contradictions of the configuration, unused tensors.
+        """Return remarks for the user: contradictions of the configuration, unused tensors.
 
         Parameters
         ----------
@@ -354,7 +354,7 @@ def patch_embedding(kernel: Tensor) -> Tensor:
 
 
 def latent_scale(checkpoint: Checkpoint) -> LatentScale | None:
-    """Return the published mean and deviation of all latents, if the configuration has them."""
+    """Return the published mean and standard deviation of all latents; None without them."""
     mean = checkpoint.config.get("vq_mean")
     std = checkpoint.config.get("vq_std")
     if mean is None or std is None:

@@ -270,7 +270,7 @@ class Convention:
     settings : mapping
         Settings that replace those of the configuration. They do not change a value.
     notes : sequence of str
-        What the user should know.
+        Remarks for the user.
     """
 
     output: Literal["latent_dist", "latents", "latent"] = "latent_dist"
