@@ -5,7 +5,7 @@ import pytest
 from scipy.special import iv
 
 from workbench.analysis.codebook.levels import level_usage
-from workbench.analysis.codebook.softness import codebook_softness, vmf_length
+from workbench.analysis.codebook.softness import codebook_softness, vmf_norm
 from workbench.core.errors import NotApplicable, UserError
 
 
@@ -14,20 +14,20 @@ def grid(*levels: int) -> np.ndarray:
     return np.stack(axes, axis=-1).reshape(1, -1, len(levels)).astype(np.float32)
 
 
-def test_vmf_length_in_three_dimensions():
+def test_vmf_norm_in_three_dimensions():
     for kappa in (0.5, 3.0, 40.0):
-        assert vmf_length(3, kappa) == pytest.approx(1 / np.tanh(kappa) - 1 / kappa)
-    assert vmf_length(8, 5) == pytest.approx(iv(4, 5) / iv(3, 5))
+        assert vmf_norm(3, kappa) == pytest.approx(1 / np.tanh(kappa) - 1 / kappa)
+    assert vmf_norm(8, 5) == pytest.approx(iv(4, 5) / iv(3, 5))
 
 
-def test_uniform_mixture_has_vmf_length():
+def test_uniform_mixture_has_vmf_norm():
     """A soft mixture over 200,000 random directions reaches the limit."""
     random = np.random.default_rng(0)
     codewords = random.normal(size=(200_000, 16))
     codewords /= np.linalg.norm(codewords, axis=1, keepdims=True)
     weights = np.exp(codewords @ codewords[0] / 0.2)
     mixture = weights @ codewords / weights.sum()
-    assert np.linalg.norm(mixture) == pytest.approx(vmf_length(16, 1 / 0.2), abs=0.01)
+    assert np.linalg.norm(mixture) == pytest.approx(vmf_norm(16, 1 / 0.2), abs=0.01)
 
 
 def soft(posterior: np.ndarray, **kwargs):
@@ -43,7 +43,7 @@ def test_softness_of_constant_posteriors():
     assert result.marginal_perplexity == (pytest.approx(2),)
     assert result.hard_perplexity == (pytest.approx(4),)
     assert result.norm[0] == pytest.approx(0.5)
-    assert result.norm_limit == pytest.approx(vmf_length(4, 1 / 0.07))
+    assert result.norm_limit == pytest.approx(vmf_norm(4, 1 / 0.07))
     assert "2.00 of 4 codes" in result.summary()
 
 

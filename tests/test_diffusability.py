@@ -170,7 +170,7 @@ def test_interval_is_the_scatter_between_samples():
     results = [velocity_variance(field) for field in fields]
     for name in ("label-free", "label-free, full"):
         spectra = [result.get(name).spectrum for result in results]
-        scatter = np.std([spectrum.variance_per_number for spectrum in spectra], ddof=1)
+        scatter = np.std([spectrum.variance_per_dimension for spectrum in spectra], ddof=1)
         errors = np.mean([np.pi / 2 * spectrum.error for spectrum in spectra])
         assert errors == pytest.approx(scatter, rel=0.6)
 
@@ -210,7 +210,7 @@ def test_loss_of_a_linear_flow_is_the_curve_at_its_own_scale():
 def test_separable_bias_of_white_noise_is_small():
     residuals = white(100, 64, 4)
     spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
-    assert spectrum.variance_per_number / (np.pi / 2) == pytest.approx(0.978, abs=0.01)
+    assert spectrum.variance_per_dimension / (np.pi / 2) == pytest.approx(0.978, abs=0.01)
 
 
 # Spatial structure
@@ -361,7 +361,7 @@ def test_comparison_grays_what_is_not_comparable_and_marks_the_best():
     assert [cell.is_comparable for cell in viv.cells] == [True, True, True, False, False]
     assert viv.better == "lower"
     assert viv.best == ""  # two runs have the same latents
-    assert "numbers per image: 64, not 48" in viv.cells[3].reason
+    assert "dimensions per image: 64, not 48" in viv.cells[3].reason
     assert "images measured" in viv.cells[4].reason
     missing = [cell.is_missing for cell in columns["LDS"].cells]
     assert missing == [False, False, True, False, False]

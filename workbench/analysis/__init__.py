@@ -120,7 +120,7 @@ def _module_names(package: ModuleType, folders: tuple[str, ...]) -> list[str]:
     )
 
 
-@cache  # every tab of every page asks for the list
+@cache  # every tab of every page requests the list
 def _analyses_of_module(module: ModuleType) -> dict[str, Callable[..., Any]]:
     return {
         name: function

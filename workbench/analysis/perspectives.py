@@ -41,7 +41,7 @@ class Perspective:
         Source of the direction, or the reason why there is none, in one sentence.
     conditions : tuple of (str, str)
         Name and value of each property that must be equal for two values to be comparable, for
-        example `("numbers per image", "1,024")`.
+        example `("dimensions per image", "1,024")`.
 
     Examples
     --------
@@ -51,11 +51,11 @@ class Perspective:
     ...     meaning="mean square root of the eigenvalues",
     ...     value=0.5,
     ...     reason="Not tested.",
-    ...     conditions=(("numbers per image", "256"),),
+    ...     conditions=(("dimensions per image", "256"),),
     ... )
-    >>> large = replace(small, conditions=(("numbers per image", "1,024"),))
+    >>> large = replace(small, conditions=(("dimensions per image", "1,024"),))
     >>> large.incomparability(small)
-    'numbers per image: 1,024, not 256'
+    'dimensions per image: 1,024, not 256'
     >>> small.incomparability(small)
     ''
     """
@@ -82,7 +82,7 @@ class Perspective:
         Returns
         -------
         str
-            One phrase per condition, such as `numbers per image: 1,024, not 256`.
+            One phrase per condition, such as `dimensions per image: 1,024, not 256`.
         """
         conditions, other = dict(self.conditions), dict(reference.conditions)
         names = dict.fromkeys((*conditions, *other))

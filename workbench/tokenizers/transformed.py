@@ -27,14 +27,14 @@ MIN_IMAGES_PER_NUMBER = 2  # behind the covariance of powers
 
 @dataclass(frozen=True, eq=False)
 class LatentMap:
-    """An invertible affine map of all numbers of a latent: matrix (z - center) + center.
+    """An invertible affine map of all dimensions of a latent: matrix (z - center) + center.
 
     Attributes
     ----------
     matrix, inverse : ndarray of float64, shape (d, d)
         The map and its inverse, of the d = tokens x channels numbers in the order of the tokens.
     center : ndarray of float64, shape (d,)
-        The point that stays where it is.
+        The fixed point of the map.
     """
 
     matrix: np.ndarray
@@ -66,7 +66,7 @@ def permute_tokens(latents: np.ndarray, grid: tuple[int, int] | None, seed: int)
 
 
 def rotate_all(latents: np.ndarray, grid: tuple[int, int] | None, seed: int) -> LatentMap:
-    """Rotate all numbers of a latent at random, which mixes tokens."""
+    """Rotate all dimensions of a latent at random, which mixes tokens."""
     return LatentMap.orthogonal(_rotation(latents[0].size, seed))
 
 

@@ -99,7 +99,7 @@ class CascadeDisplacement(Result):
             correlation = f" (rank correlation with frequency {self.correlation:.2f})"
         sentences = [
             f"{self.size - self.untouched:,} of {self.size:,} codes moved, by a median of"
-            f" {100 * self.median:.3g} % of their length{correlation}."
+            f" {100 * self.median:.3g} % of their norm{correlation}."
         ]
         if self.untouched:
             sentences.append(

@@ -73,8 +73,8 @@ class CodebookDistances:
     high: float  # 95th percentile of the distances
     # Median distance over the RMS distance of tokens to their code; NaN if tokens are their codes.
     radius_ratio: float
-    norm: float  # mean length of the codewords
-    norm_cv: float  # standard deviation of the lengths over their mean
+    norm: float  # mean norm of the codewords
+    norm_cv: float  # standard deviation of the norms over their mean
     cosine: float  # mean cosine over all pairs of codes
     participation: float  # participation ratio of the covariance of the codewords
     # Skewness of the 10-nearest-neighbor in-degrees; NaN for 20 codes or fewer.
@@ -132,7 +132,7 @@ class CodeDistances(Result):
         subset = "" if self.subset is None else f" ({self.subset})"
         return (
             f"The median distance to the nearest other code is {self._mean('median'):.3g}{subset},"
-            f" and the mean length is {self._mean('norm'):.3g};"
+            f" and the mean norm is {self._mean('norm'):.3g};"
             f" {mean_count(self._mean('duplicates'))} codes are duplicates."
         )
 
@@ -303,7 +303,7 @@ def _measure(
 
 
 def _mean_cosine(codewords: np.ndarray, norms: np.ndarray) -> float:
-    """Return the mean over all pairs, from the squared length of the sum of unit vectors."""
+    """Return the mean over all pairs, from the squared norm of the sum of unit vectors."""
     size = len(codewords)
     direction_sum = (1 / np.where(norms > 0, norms, np.inf)) @ codewords
     return float((np.square(direction_sum).sum() - (norms > 0).sum()) / (size * (size - 1)))

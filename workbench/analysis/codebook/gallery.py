@@ -21,7 +21,7 @@ from workbench.core.errors import UserError
 Order = Literal["commonest", "rarest", "random"]
 CONTEXT = 1  # patches of surroundings on each side
 ROW_HEIGHT_PX = 58
-# Latents differ from their codes if a distance exceeds this fraction of the code's length.
+# Latents differ from their codes if a distance exceeds this fraction of the code's norm.
 MIN_RELATIVE_DISTANCE = 1e-4
 
 

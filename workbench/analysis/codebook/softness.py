@@ -1,7 +1,7 @@
-"""Softness of a soft codebook: the number of codes per token, and the length of the mixtures.
+"""Softness of a soft codebook: the number of codes per token, and the norm of the mixtures.
 
 If logits are cosines over tau and codes are uniform on the sphere, a mixture is the mean of a von
-Mises-Fisher distribution, whose length is A_d(1 / tau). Latents are then at most that long, for any
+Mises-Fisher distribution, whose norm is A_d(1 / tau). This bounds the norm of latents, for any
 encoder.
 """
 
@@ -30,11 +30,11 @@ Estimate = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodebookSoftness(Result):
-    """Number of codes that tokens mix, and length of the resulting latents."""
+    """Number of codes that tokens mix, and norm of the resulting latents."""
 
     codes_mixed: Estimate  # perplexity of the posterior of a token
     max_probability: Estimate  # largest probability of the posterior of a token
-    norm: Estimate  # length of a latent over the mean length of the codewords
+    norm: Estimate  # norm of a latent over the mean norm of the codewords
     norm_limit: float  # A_d(1 / tau); NaN if logits are not cosines
     # Per codebook, perplexity of the mean posterior; empty if it was not collected.
     marginal_perplexity: tuple[float, ...]
@@ -46,15 +46,15 @@ class CodebookSoftness(Result):
     tokens: int
     mixed_counts: np.ndarray = field(repr=False)  # (NUM_BINS,): tokens by number of codes
     mixed_edges: np.ndarray = field(repr=False)  # (NUM_BINS + 1,)
-    norm_counts: np.ndarray = field(repr=False)  # (NUM_BINS,): tokens by length of the latent
+    norm_counts: np.ndarray = field(repr=False)  # (NUM_BINS,): tokens by norm of the latent
     norm_edges: np.ndarray = field(repr=False)  # (NUM_BINS + 1,)
 
     def figure(self) -> go.Figure:
-        """Draw histograms of the number of codes per token and of the length of latents."""
+        """Draw histograms of the number of codes per token and of the norm of latents."""
         figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14)
         panels = (
             ("codes per token", self.mixed_counts, self.mixed_edges),
-            ("length of latents", self.norm_counts, self.norm_edges),
+            ("norm of latents", self.norm_counts, self.norm_edges),
         )
         for column, (name, counts, edges) in enumerate(panels, 1):
             figure.add_bar(
@@ -78,7 +78,7 @@ class CodebookSoftness(Result):
                 col=2,
             )
         figure.update_xaxes(title=f"codes per token (perplexity), of {self.size:,}", row=1, col=1)
-        figure.update_xaxes(title="length of latent / mean length of codes", row=1, col=2)
+        figure.update_xaxes(title="norm of latent / mean norm of codes", row=1, col=2)
         temperature = "" if self.temperature is None else f" · temperature {self.temperature:g}"
         subtitle = f"n = {self.images:,} images, {self.tokens:,} tokens{temperature}"
         figure.update_layout(
@@ -93,8 +93,8 @@ class CodebookSoftness(Result):
         rows: list[tuple[str, float, float, float]] = [
             ("codes per token", *self.codes_mixed),
             ("largest probability", *self.max_probability),
-            ("length of latents", *self.norm),
-            ("limit of the length", self.norm_limit, np.nan, np.nan),
+            ("norm of latents", *self.norm),
+            ("limit of the norm", self.norm_limit, np.nan, np.nan),
         ]
         if self.marginal_perplexity:
             perplexity = float(np.mean(self.marginal_perplexity))
@@ -104,7 +104,7 @@ class CodebookSoftness(Result):
         return pd.DataFrame(rows, columns=["measure", "value", "low", "high"])
 
     def summary(self) -> str:
-        """State the codes per token, the evenness of usage, and the length of latents."""
+        """State the codes per token, the evenness of usage, and the norm of latents."""
         mean, low, high = self.codes_mixed
         usage = "mean posterior" if self.marginal_perplexity else "most probable codes"
         perplexity = np.mean(self.marginal_perplexity or self.hard_perplexity)
@@ -116,7 +116,7 @@ class CodebookSoftness(Result):
             f" {low:.2f} to {high:.2f}); the most probable code has probability"
             f" {self.max_probability[0]:.2f}. Over all tokens, the perplexity of the {usage} is"
             f" {perplexity:,.1f}."
-            f" Latents have {self.norm[0]:.2f} times the length of a code{limit}."
+            f" Latents have {self.norm[0]:.2f} times the norm of a code{limit}."
         )
 
 
@@ -145,14 +145,14 @@ def codebook_softness(
         Mean posterior over all tokens of a codebook. The regularizer of SoftVQ drives its entropy
         to log(codebook_size).
     temperature : float, optional
-        Temperature of logits that are cosines. It determines the limit of the length of latents.
+        Temperature of logits that are cosines. It determines the limit of the norm of latents.
     active : ndarray of bool, shape (n_images, n_tokens), optional
         Tokens in use; the others are left out.
 
     Returns
     -------
     CodebookSoftness
-        Codes per token, evenness of usage, and length of latents relative to codes.
+        Codes per token, evenness of usage, and norm of latents relative to codes.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def codebook_softness(
     is_active = parsed.ids(slice(None)) >= 0
     mixed = np.where(is_active, np.asarray(posterior[..., 0], np.float64), np.nan)
     largest = np.where(is_active, np.asarray(posterior[..., 1], np.float64), np.nan)
-    norms = _token_lengths(latents)
+    norms = _token_norms(latents)
     norms = np.where(is_active, norms / np.linalg.norm(codebook, axis=2).mean(), np.nan)
     mixed_counts, mixed_edges = _histogram(mixed[is_active], 1.0)
     norm_counts, norm_edges = _histogram(norms[is_active], 0.0)
@@ -186,7 +186,7 @@ def codebook_softness(
         marginal_perplexity = tuple(_perplexity(row) for row in np.asarray(mean_posterior))
     norm_limit = float("nan")
     if temperature is not None:
-        norm_limit = vmf_length(codebook.shape[2], 1 / temperature)
+        norm_limit = vmf_norm(codebook.shape[2], 1 / temperature)
     return CodebookSoftness(
         codes_mixed=mean_interval(_mean_per_image(mixed, is_active)),
         max_probability=mean_interval(_mean_per_image(largest, is_active)),
@@ -206,10 +206,10 @@ def codebook_softness(
     )
 
 
-def vmf_length(dim: int, concentration: float) -> float:
-    """Return the length of the mean of a von Mises-Fisher distribution on the unit sphere.
+def vmf_norm(dim: int, concentration: float) -> float:
+    """Return the norm of the mean of a von Mises-Fisher distribution on the unit sphere.
 
-    The length is I_{d/2}(kappa) / I_{d/2-1}(kappa). For kappa far above d it is about
+    The norm is I_{d/2}(kappa) / I_{d/2-1}(kappa). For kappa far above d it is about
     1 - (d - 1) / (2 kappa).
 
     Parameters
@@ -222,11 +222,11 @@ def vmf_length(dim: int, concentration: float) -> float:
     Returns
     -------
     float
-        A length in [0, 1).
+        A norm in [0, 1).
 
     Examples
     --------
-    >>> round(vmf_length(3, 3.0), 4)  # coth(3) - 1/3
+    >>> round(vmf_norm(3, 3.0), 4)  # coth(3) - 1/3
     0.6716
     """
     denominator = ive(dim / 2 - 1, concentration)
@@ -255,8 +255,8 @@ def _image_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
         release_mapped_pages()
 
 
-def _token_lengths(latents: np.ndarray) -> np.ndarray:
-    """Return the length of each token, float32 (n_images, n_tokens)."""
+def _token_norms(latents: np.ndarray) -> np.ndarray:
+    """Return the norm of each token, float32 (n_images, n_tokens)."""
     lengths = np.empty(latents.shape[:2], np.float32)
     for i, block in enumerate(_image_blocks(latents)):
         start = i * BLOCK_IMAGES

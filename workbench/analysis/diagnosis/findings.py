@@ -8,7 +8,7 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """An observation about a run that its user should know."""
+    """An observation about a run, and the action that it suggests."""
 
     severity: Severity
     observation: str  # one sentence with the numbers that violate the rule

@@ -20,7 +20,7 @@ WINDOW_SHARE = 0.1  # of the records: the median of such a window is one point o
 MAX_LOST_SHARE = 0.5  # of the improvement
 MIN_LATE_SHARE = 0.02  # of the improvement, in the last half of training
 MIN_LATE_FALL = 0.01  # of the loss, in the last half of training
-MIN_POSTERIOR_NATS = 1.0  # per image; e images can be told apart by one nat
+MIN_POSTERIOR_NATS = 1.0  # per image; one nat distinguishes e images
 MIN_ERROR_FALL = 0.10  # of the first reconstruction error
 MAX_HELD_OUT_RISE = 0.05  # of the improvement on held-out items
 MIN_IMPROVEMENT = 0.01  # of the first loss: less is noise
@@ -124,7 +124,7 @@ def tk073_dead_decoder(evidence: Evidence) -> Finding | None:
         severity="error",
         observation=(
             f"The reconstruction error was {first:.3g} at step {steps[0]:,.0f} and {last:.3g} at"
-            f" step {steps[-1]:,.0f}: the decoder has learned next to nothing."
+            f" step {steps[-1]:,.0f}: the decoder has learned almost nothing."
         ),
         advice=(
             "Try another learning rate, and train without the other terms of the loss until"

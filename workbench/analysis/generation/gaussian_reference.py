@@ -2,8 +2,8 @@
 
 A generator that has learned the means of the classes and one covariance is as far from real images
 as the class Gaussians. One that is farther has not learned second moments yet, so that its distance
-tells how fast it learns, and not how well a latent space can be generated. An untrained flow is as
-far as isotropic noise.
+measures how fast it learns, and not how well a latent space can be generated. An untrained flow is
+as far as isotropic noise.
 """
 
 from dataclasses import dataclass

@@ -135,7 +135,7 @@ class LatentGeometry(PerspectiveResult):
     points : int
         Number of tokens whose neighbors were searched.
     standardized : bool
-        Whether every channel was divided by its deviation.
+        Whether every channel was divided by its standard deviation.
     center_positions : bool
         Whether the mean of each token position was subtracted.
     seed : int
@@ -203,8 +203,8 @@ class LatentGeometry(PerspectiveResult):
     def table(self) -> pd.DataFrame:
         """Return one row per measure, one per noise level with its PSNR in dB, and the scale.
 
-        The scale has the names of `latent_stats.json`: mean, std and scaling_factor of all numbers,
-        and mean and std of each channel.
+        The scale has the names of `latent_stats.json`: mean, std and scaling_factor of all
+        channels, and mean and std of each channel.
         """
         rows = [
             {
@@ -295,7 +295,7 @@ def latent_geometry(
     labels : ndarray of int, shape (n,), optional
         Class of each image. Samples are stratified by it.
     standardize : bool
-        Divide every channel by its deviation.
+        Divide every channel by its standard deviation.
     center_positions : bool
         Subtract the mean of each token position first. It is the same in all images, and raises
         the similarity of tokens.
@@ -310,7 +310,8 @@ def latent_geometry(
     Returns
     -------
     LatentGeometry
-        Norms, spectrum and similarity of the latent vectors, and their mean and deviation.
+        Norms, spectrum and similarity of the latent vectors, and their mean and standard
+        deviation.
 
     Raises
     ------

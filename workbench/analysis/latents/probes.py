@@ -20,8 +20,8 @@ from workbench.core.errors import NotApplicable
 MIN_IMAGES = 20
 MAX_IMAGES = 5000  # a larger set is sampled: a linear probe holds all latents in memory
 MAX_CLASSES = 100  # of more, a few are drawn: they keep more images each, and are fitted faster
-MAX_STEP_OPERATIONS = 1.5e9  # images times numbers times classes: a step of the linear probe
-MAX_DIRECT_VALUES = 1 << 22  # of the training images; larger ones are rotated to fewer numbers
+MAX_STEP_OPERATIONS = 1.5e9  # images times dimensions times classes: a step of the linear probe
+MAX_DIRECT_VALUES = 1 << 22  # of the training images; larger ones are rotated to fewer dimensions
 TRAINING_SHARE = 0.7
 MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the training images
 # Inverse strengths of the penalty. The best on a fifth of the training images is used.
@@ -246,7 +246,7 @@ def probes(
     The linear probe is multinomial logistic regression. The other probe is the vote of 20 nearest
     neighbors by cosine. Both are trained on 70 % of the images. Every dimension is standardized.
     Large evidence is sampled: at most 100 classes and 5,000 images, fewer if they have many
-    numbers.
+    dimensions.
 
     Parameters
     ----------
@@ -461,7 +461,7 @@ def _sample_images(
 
 
 def rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce large rows to as many numbers as there are training rows, if those are fewer.
+    """Reduce large rows to as many dimensions as there are training rows, if those are fewer.
 
     The weights of a linear model with a quadratic penalty are in the span of the training rows, so
     that coordinates in an orthonormal basis of the span give the same model.

@@ -91,7 +91,7 @@ class Column:
 
     @property
     def best(self) -> str:
-        """The best run, if there is a direction and its interval is apart from all others."""
+        """The best run, if there is a direction and its interval overlaps no other."""
         cells = [cell for cell in self.cells if cell.is_comparable]
         if self.better is None or len(cells) < 2:
             return ""

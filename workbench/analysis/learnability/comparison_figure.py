@@ -52,8 +52,8 @@ def draw(result: Diffusability) -> go.Figure:
         domain = (1 - bottom / plot_height, 1 - (top + HEADER_HEIGHT_PX) / plot_height)
         _draw_block(figure, result, columns, "" if i == 0 else str(i + 1), domain)
     subtitle = (
-        f"compared with {result.runs[0]} · an arrow marks a published direction · green: best, and"
-        " apart from all others · gray: not comparable"
+        f"compared with {result.runs[0]} · an arrow marks a published direction · green: best,"
+        " without overlap of intervals · gray: not comparable"
     )
     figure.update_layout(
         title={"text": "Diffusability", "subtitle": {"text": subtitle}},

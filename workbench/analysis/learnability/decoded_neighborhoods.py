@@ -83,8 +83,8 @@ class DecodedNeighborhoods(PerspectiveResult):
         Name of the feature extractor.
     images : int
         Number of images that were measured.
-    numbers : int
-        Numbers of a latent, or codes of an image.
+    dimensions : int
+        Dimensions of a latent, or codes of an image.
     """
 
     kind: str
@@ -93,7 +93,7 @@ class DecodedNeighborhoods(PerspectiveResult):
     most_frequent_partner: float
     feature_extractor: str
     images: int
-    numbers: int
+    dimensions: int
 
     @property
     def label(self) -> str:
@@ -263,7 +263,7 @@ def interpolation_distance(
         most_frequent_partner=float(counts.max() / counts.sum()),
         feature_extractor=feature_extractor,
         images=len(features),
-        numbers=int(np.prod(latents.shape[1:])),
+        dimensions=int(np.prod(latents.shape[1:])),
     )
 
 
@@ -332,7 +332,7 @@ def perturbed_codes(
         most_frequent_partner=NAN,
         feature_extractor=feature_extractor,
         images=len(features),
-        numbers=codes.shape[1],
+        dimensions=codes.shape[1],
     )
 
 

@@ -68,8 +68,8 @@ class DecoderNoise(PerspectiveResult):
         none.
     images : int
         Number of images that were measured.
-    numbers, pixels : int
-        Numbers of a latent, and pixel values of an image.
+    dimensions, pixels : int
+        Dimensions of a latent, and pixel values of an image.
     """
 
     errors: tuple[NoiseError, ...] = field(repr=False)
@@ -82,7 +82,7 @@ class DecoderNoise(PerspectiveResult):
     doubling_high: float
     ignored_level: float
     images: int
-    numbers: int
+    dimensions: int
     pixels: int
 
     @property
@@ -95,7 +95,7 @@ class DecoderNoise(PerspectiveResult):
         conditions = (
             ("images", f"{self.images:,}"),
             ("pixel values", f"{self.pixels:,}"),
-            ("numbers per image", f"{self.numbers:,}"),
+            ("dimensions per image", f"{self.dimensions:,}"),
         )
         return (
             Perspective(
@@ -159,7 +159,7 @@ class DecoderNoise(PerspectiveResult):
             )
         figure.update_xaxes(title="squared noise, in variances of the latents", rangemode="tozero")
         figure.update_yaxes(title="squared error, pixels in [0, 1]", rangemode="tozero")
-        subtitle = f"{self.images:,} images · {self.numbers:,} numbers per image · bars: 95 %"
+        subtitle = f"{self.images:,} images · {self.dimensions:,} dimensions per image · bars: 95 %"
         figure.update_layout(
             title={"text": "Error of decoded noisy latents", "subtitle": {"text": subtitle}},
             height=420,
@@ -319,7 +319,7 @@ def decoder_noise(
         doubling_high=doubling[1],
         ignored_level=float(levels[order[num_ignored - 1]]) if num_ignored else 0.0,
         images=n,
-        numbers=int(np.prod(latents.shape[1:])),
+        dimensions=int(np.prod(latents.shape[1:])),
         pixels=int(np.prod(images.shape[1:])),
     )
 

@@ -78,22 +78,22 @@ class Equivariance(PerspectiveResult):
         Number of images that were measured.
     grid : tuple of int
         Rows and columns of the tokens.
-    numbers : int
-        Numbers of a latent.
+    dimensions : int
+        Dimensions of a latent.
     """
 
     scores: tuple[TransformScore, ...]
     missing: tuple[str, ...]
     images: int
     grid: tuple[int, int]
-    numbers: int
+    dimensions: int
 
     def perspectives(self) -> tuple[Perspective, ...]:
         """Return the error of the latents under each transform."""
         conditions = (
             ("images", f"{self.images:,}"),
             ("grid", f"{self.grid[0]} × {self.grid[1]}"),
-            ("numbers per image", f"{self.numbers:,}"),
+            ("dimensions per image", f"{self.dimensions:,}"),
         )
         return tuple(
             Perspective(
@@ -266,5 +266,5 @@ def equivariance(
         missing=tuple(TRANSFORMS[row] for row in np.flatnonzero(~is_measured)),
         images=mse.shape[1],
         grid=grid,
-        numbers=int(np.prod(latents.shape[1:])),
+        dimensions=int(np.prod(latents.shape[1:])),
     )

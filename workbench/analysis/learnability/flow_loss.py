@@ -28,7 +28,7 @@ class FlowLoss:
     times : ndarray of float64, shape (m,)
         From 0, data, to 1, noise; ascending.
     loss : ndarray of float64, shape (m,)
-        Mean squared error of the velocity per number, on held-out images.
+        Mean squared error of the velocity per dimension, on held-out images.
     irreducible : ndarray of float64, shape (m,)
         Irreducible variance of the latents at these times, if they were Gaussian in each class.
     covariance : str
@@ -109,11 +109,11 @@ def _flow_loss(
     positive = np.where(latents.factor > 0, latents.factor, 1)
     raw_means = means / positive + latents.shift
     rescaled_means = (raw_means - rescaled.shift) * rescaled.factor
-    if has_full_covariance(len(latents) - len(means), latents.numbers):
+    if has_full_covariance(len(latents) - len(means), latents.dimensions):
         spectrum = full_spectrum(rescaled, rescaled_means, target)
         covariance = "full"
     else:
-        count = max(2, MAX_SEPARABLE_VALUES // latents.numbers)
+        count = max(2, MAX_SEPARABLE_VALUES // latents.dimensions)
         positions = np.arange(min(len(latents), count))
         residuals = rescaled.subset(positions).array() - rescaled_means[target[positions]]
         spectrum = separable_spectrum(residuals)

@@ -190,7 +190,7 @@ def neighbor_consistency(
     """Measure the share of the nearest neighbors of a latent that have its class.
 
     The mean over all images is subtracted, and neighbors are searched by cosine. Vectors of all
-    tokens with more than 1,024 numbers are first projected to 256 dimensions at random.
+    tokens with more than 1,024 dimensions are first projected to 256 dimensions at random.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def neighbor_consistency(
     max_images : int
         Number of images to draw, stratified by class, if there are more.
     scaling : {"by channel", "all alike"}
-        Scale each channel or all numbers to variance 1.
+        Scale each channel, or all channels together, to variance 1.
     seed : int
         Seed of the images and of the projection.
 
@@ -297,10 +297,10 @@ def _check_classes(sizes: np.ndarray, n: int, neighbors: int) -> None:
 
 def _representations(scaled: ScaledLatents, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean token and all tokens of each image, centered, as float32 rows."""
-    needs_projection = scaled.numbers > MAX_EXACT_DIMENSIONS
+    needs_projection = scaled.dimensions > MAX_EXACT_DIMENSIONS
     random = np.random.default_rng(seed)
     if needs_projection:
-        size = (scaled.numbers, PROJECTED_DIMENSIONS)
+        size = (scaled.dimensions, PROJECTED_DIMENSIONS)
         projection = random.standard_normal(size, np.float32)
     means, flats = [], []
     for block in scaled.blocks():
@@ -341,7 +341,7 @@ def nearest_by_cosine(rows: np.ndarray, neighbors: int) -> np.ndarray:
     Returns
     -------
     ndarray of int, shape (n, neighbors)
-        Indices of the nearest rows, in no order.
+        Indices of the nearest rows, unsorted.
     """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     units = rows / np.where(norms > 0, norms, 1)

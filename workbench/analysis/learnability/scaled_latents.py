@@ -36,9 +36,9 @@ class ScaledLatents:
     tokens : int
         Number of tokens that are measured: the longest prefix that 95 % of the images have.
     shift : ndarray of float64, shape (tokens, channels)
-        What is subtracted.
+        Is subtracted from the latents.
     factor : ndarray of float64, shape (channels,)
-        What is multiplied; 0 for a constant channel.
+        Multiplies the result; 0 for a constant channel.
     position_mean, position_variance : ndarray of float64, shape (tokens, channels)
         Moments of the latents before scaling, over the images.
     scaling : {"by channel", "all alike"}
@@ -87,7 +87,7 @@ class ScaledLatents:
         labels : ndarray of int, shape (of,), optional
             Class of each image.
         scaling : {"by channel", "all alike"}
-            Use the mean and standard deviation of each channel, or of all numbers.
+            Use the mean and standard deviation of each channel, or of all channels together.
         seed : int
             Seed of the images that are drawn.
 
@@ -148,14 +148,14 @@ class ScaledLatents:
         return int((self.factor == 0).sum())
 
     @property
-    def numbers(self) -> int:
-        """Numbers per image: tokens times channels."""
+    def dimensions(self) -> int:
+        """Dimensions per image: tokens times channels."""
         return self.tokens * self.channels
 
     def centered_by_position(self) -> "ScaledLatents":
         """Return the latents less the mean of each token position, scaled again.
 
-        A generator with positional embeddings learns these means at once.
+        A generator with positional embeddings learns these means immediately.
         """
         free_variance = self.position_variance.mean(axis=0)
         if self.scaling == "all alike":
@@ -164,7 +164,7 @@ class ScaledLatents:
         return replace(self, shift=self.position_mean, factor=factor)
 
     def with_scale(self, mean: np.ndarray, std: np.ndarray) -> "ScaledLatents":
-        """Return the latents scaled by other numbers, such as those of a generator.
+        """Return the latents scaled by other moments, such as those of a generator.
 
         Parameters
         ----------
@@ -188,7 +188,7 @@ class ScaledLatents:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Read the images in blocks of bounded size, as float64 of shape (m, tokens, channels)."""
-        step = max(1, MAX_BLOCK_VALUES // max(self.numbers, 1))
+        step = max(1, MAX_BLOCK_VALUES // max(self.dimensions, 1))
         for start in range(0, len(self.images), step):
             yield self.subset(np.arange(start, min(start + step, len(self.images)))).array()
             release_mapped_pages()

@@ -221,7 +221,7 @@ def spatial_structure(
     labels : ndarray of int, shape (n,), optional
         Class of each image. Samples are stratified by it.
     scaling : {"by channel", "all alike"}
-        Scale each channel or all numbers to variance 1.
+        Scale each channel, or all channels together, to variance 1.
     max_images : int
         Number of images to draw if there are more.
     seed : int
@@ -324,7 +324,7 @@ def cosine_by_distance(units: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     units : ndarray of float, shape (n, side, side, channels)
-        Tokens of length 1.
+        Tokens of norm 1.
 
     Returns
     -------

@@ -214,7 +214,7 @@ def spectral_energy(
     labels : ndarray of int, shape (n,), optional
         Class of each image. Samples are stratified by it.
     scaling : {"by channel", "all alike"}
-        Scale each channel or all numbers to variance 1.
+        Scale each channel, or all channels together, to variance 1.
     max_images : int
         Number of images to draw if there are more.
     seed : int

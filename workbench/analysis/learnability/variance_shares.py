@@ -58,7 +58,7 @@ def class_means(latents: ScaledLatents, target: np.ndarray, num_classes: int) ->
     -------
     ndarray of float64, shape (classes, tokens, channels)
     """
-    sums = np.zeros((num_classes, latents.numbers))
+    sums = np.zeros((num_classes, latents.dimensions))
     start = 0
     for block in latents.blocks():
         rows = block.reshape(len(block), -1)

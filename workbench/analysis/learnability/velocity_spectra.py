@@ -52,15 +52,15 @@ class Spectrum:
     images: int
 
     @property
-    def variance_per_number(self) -> float:
-        """Irreducible variance of the velocity per number, integrated over time."""
+    def variance_per_dimension(self) -> float:
+        """Irreducible variance of the velocity per dimension, integrated over time."""
         return float(WHITE_NOISE * np.sqrt(self.eigenvalues).mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of `variance_per_number`."""
+        """95 % interval of `variance_per_dimension`."""
         margin = NORMAL_QUANTILE * WHITE_NOISE * self.error
-        value = self.variance_per_number
+        value = self.variance_per_dimension
         return max(value - margin, 0.0), value + margin
 
     @property
@@ -128,12 +128,12 @@ def full_spectrum(latents: ScaledLatents, means: np.ndarray, target: np.ndarray)
     values = values.clip(min=0)
     roots = np.sqrt(values)
     weights = np.where(values > values.max() * MIN_RELATIVE_VARIANCE, roots, np.inf)
-    # The influence of an image on the sum of the roots is half its Mahalanobis length, by root.
+    # The influence of an image on the sum of the roots is half its Mahalanobis distance, by root.
     influences = [
         (np.square(block.reshape(len(block), -1) @ vectors) / weights).sum(axis=1)
         for block in _residual_blocks(latents, means, target)
     ]
-    error = np.concatenate(influences).std() / (2 * latents.numbers * np.sqrt(n))
+    error = np.concatenate(influences).std() / (2 * latents.dimensions * np.sqrt(n))
     return Spectrum(eigenvalues=values[::-1], error=float(error), images=n)
 
 

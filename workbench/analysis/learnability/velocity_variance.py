@@ -1,7 +1,7 @@
 """Velocity irreducible variance: the part of a flow's target that no model can predict.
 
-It is a loss, computed from the covariance of the latents, before any generator is trained. Low
-values can be had from bad latents: constant latents have 0. For latents that are not Gaussian, it
+It is a loss, computed from the covariance of the latents, before any generator is trained. Bad
+latents can have low values, too: constant latents have 0. For latents that are not Gaussian, it
 is an upper bound of the irreducible variance, because a linear prediction reaches it.
 
 Estimators are never compared with each other:
@@ -9,7 +9,7 @@ Estimators are never compared with each other:
 - *by class*: a covariance of tokens times one of channels, fitted to each class;
 - *pooled*: one full covariance within all classes;
 - *label-free*: one separable covariance of all images, and a full one if there are ten images
-  per number.
+  per dimension.
 
 References
 ----------
@@ -83,11 +83,11 @@ class VarianceEstimate:
     @property
     def value(self) -> float:
         """Irreducible variance per number."""
-        return self.spectrum.variance_per_number
+        return self.spectrum.variance_per_dimension
 
     @property
     def total(self) -> float:
-        """Irreducible variance of a whole image: the value times the numbers per image."""
+        """Irreducible variance of a whole image: the value times the number of dimensions."""
         return self.value * len(self.spectrum.eigenvalues)
 
 
@@ -130,8 +130,8 @@ class VelocityVariance(LatentsResult):
     center_positions: bool
 
     @property
-    def numbers(self) -> int:
-        """Numbers per image."""
+    def dimensions(self) -> int:
+        """Dimensions per image."""
         return self.tokens * self.channels
 
     def get(self, name: str) -> VarianceEstimate | None:
@@ -153,13 +153,13 @@ class VelocityVariance(LatentsResult):
 
     def perspectives(self) -> tuple[Perspective, ...]:
         """Return the variance per number and in total, the entanglement, and the shares."""
-        columns = [self._variance(self.get(BY_CLASS), "VIV", per_number=True)]
-        columns.append(self._variance(self.label_free, "VIV total", per_number=False))
+        columns = [self._variance(self.get(BY_CLASS), "VIV", per_dimension=True)]
+        columns.append(self._variance(self.label_free, "VIV total", per_dimension=False))
         columns += [*self._entanglement(), *self._shares()]
         return tuple(column for column in columns if column is not None)
 
     def table(self) -> pd.DataFrame:
-        """Return one row per number: variances with intervals, entanglement, shares, the flow."""
+        """Return one row per quantity: variances with intervals, entanglement, shares, the flow."""
         rows = []
         for estimate in self.estimates:
             low, high = estimate.spectrum.interval
@@ -176,9 +176,9 @@ class VelocityVariance(LatentsResult):
                 {
                     "measure": f"VIV total, {estimate.name}",
                     "value": estimate.total,
-                    "low": low * self.numbers,
-                    "high": high * self.numbers,
-                    "null": WHITE_NOISE * self.numbers,
+                    "low": low * self.dimensions,
+                    "high": high * self.dimensions,
+                    "null": WHITE_NOISE * self.dimensions,
                     "covariance": estimate.covariance,
                     "images": estimate.spectrum.images,
                 },
@@ -202,9 +202,9 @@ class VelocityVariance(LatentsResult):
         """State the variance, the shares, and what a flow has left to learn."""
         estimate = self.estimates[0]
         sentences = [
-            f"The irreducible variance of the velocity is {estimate.value:.3g} per number"
+            f"The irreducible variance of the velocity is {estimate.value:.3g} per dimension"
             f" ({estimate.name}; white noise: {WHITE_NOISE:.3g}) and"
-            f" {self.label_free.total:,.4g} per image of {self.numbers:,} numbers"
+            f" {self.label_free.total:,.4g} per image of {self.dimensions:,} dimensions"
             f" ({LABEL_FREE}).",
             self._shares_sentence(),
         ]
@@ -225,29 +225,29 @@ class VelocityVariance(LatentsResult):
         )
 
     def _variance(
-        self, estimate: VarianceEstimate | None, name: str, *, per_number: bool
+        self, estimate: VarianceEstimate | None, name: str, *, per_dimension: bool
     ) -> Perspective | None:
         if estimate is None:
             return None
-        factor = 1 if per_number else self.numbers
+        factor = 1 if per_dimension else self.dimensions
         low, high = estimate.spectrum.interval
         conditions: Conditions = (
             ("estimator", f"{estimate.name}, {estimate.covariance}"),
             *self._scale_conditions(),
         )
-        size: Conditions = (("numbers per image", f"{self.numbers:,}"),)
+        size: Conditions = (("dimensions per image", f"{self.dimensions:,}"),)
         return Perspective(
             name=name,
             meaning="variance of a flow's velocity that no linear model predicts,"
-            f" {'per number' if per_number else 'per image'}",
+            f" {'per dimension' if per_dimension else 'per image'}",
             value=factor * estimate.value,
             low=factor * low,
             high=factor * high,
             null=factor * WHITE_NOISE,
             null_case="white noise",
-            better="lower" if per_number else None,
-            reason=PUBLISHED if per_number else NOT_TESTED,
-            conditions=(*size, *conditions) if per_number else conditions,
+            better="lower" if per_dimension else None,
+            reason=PUBLISHED if per_dimension else NOT_TESTED,
+            conditions=(*size, *conditions) if per_dimension else conditions,
         )
 
     def _entanglement(self) -> list[Perspective]:
@@ -272,7 +272,7 @@ class VelocityVariance(LatentsResult):
             value=self.shares.position,
             null=0.0,
             null_case="equal means",
-            reason="Place means raise other measures without being structure of the images.",
+            reason="Position means raise other measures without being structure of the images.",
             conditions=self._scale_conditions(),
         )
         if np.isnan(self.shares.class_):
@@ -309,7 +309,7 @@ def velocity_variance(
 
     For Gaussian latents with eigenvalues l_i of the covariance, it is (pi / 2) sum_i sqrt(l_i): the
     loss of the best possible flow, integrated over time. For other latents, it is an upper bound
-    of the irreducible variance. White noise has pi / 2 per number.
+    of the irreducible variance. White noise has pi / 2 per dimension.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ def velocity_variance(
     center_positions : bool
         Subtract the mean of each token position first, and scale again.
     scaling : {"by channel", "all alike"}
-        Scale each channel or all numbers to variance 1.
+        Scale each channel, or all channels together, to variance 1.
     max_images : int
         Number of images to draw, stratified by class, if there are more.
     seed : int
@@ -405,7 +405,7 @@ def velocity_variance(
 
 
 def white_noise_curve(times: np.ndarray) -> np.ndarray:
-    """Return the irreducible variance of white noise at these times, per number."""
+    """Return the irreducible variance of white noise at these times, per dimension."""
     return irreducible_variance(np.ones(1), times)
 
 
@@ -459,14 +459,14 @@ def _estimates(
     if spectra:
         spectrum = average_spectra(spectra)
         estimates.append(VarianceEstimate(name=BY_CLASS, covariance="separable", spectrum=spectrum))
-    if len(means) > 1 and has_full_covariance(len(latents) - len(means), latents.numbers):
+    if len(means) > 1 and has_full_covariance(len(latents) - len(means), latents.dimensions):
         spectrum = full_spectrum(latents, means, target)
         estimates.append(VarianceEstimate(name=POOLED, covariance="full", spectrum=spectrum))
     elif len(means) > 1:
         notes.append(
-            f"Entanglement needs {MIN_IMAGES_PER_DIMENSION} images per number and at most"
-            f" {MAX_FULL_DIMENSIONS:,} numbers; there are {len(latents):,} images for"
-            f" {latents.numbers:,}."
+            f"Entanglement needs {MIN_IMAGES_PER_DIMENSION} images per dimension and at most"
+            f" {MAX_FULL_DIMENSIONS:,} dimensions; there are {len(latents):,} images for"
+            f" {latents.dimensions:,}."
         )
     estimates += _label_free(latents, seed)
     return estimates, notes
@@ -477,7 +477,7 @@ def _label_free(latents: ScaledLatents, seed: int) -> list[VarianceEstimate]:
     residuals = latents.subset(np.sort(order)).array()
     spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
     estimates = [VarianceEstimate(name=LABEL_FREE, covariance="separable", spectrum=spectrum)]
-    if has_full_covariance(len(latents) - 1, latents.numbers):
+    if has_full_covariance(len(latents) - 1, latents.dimensions):
         position_means = (latents.position_mean - latents.shift) * latents.factor
         target = np.zeros(len(latents), np.int64)
         spectrum = full_spectrum(latents, position_means[None], target)
@@ -489,4 +489,4 @@ def _label_free(latents: ScaledLatents, seed: int) -> list[VarianceEstimate]:
 
 def _max_separable(latents: ScaledLatents) -> int:
     """Return the number of images of a separable fit, whose arrays stay below 128 MiB."""
-    return max(MIN_IMAGES, min(MAX_SEPARABLE_IMAGES, (1 << 24) // latents.numbers))
+    return max(MIN_IMAGES, min(MAX_SEPARABLE_IMAGES, (1 << 24) // latents.dimensions))

@@ -57,7 +57,7 @@ def draw(result: VelocityVariance) -> go.Figure:
     subtitle = (
         f"n = {result.sample_text(result.images)},"
         f" {result.tokens} tokens of {result.channels} channels, {scale}"
-        " · comparable at equal numbers per image and estimator"
+        " · comparable at equal dimensions per image and estimator"
     )
     figure.update_layout(
         title={"text": "Velocity irreducible variance", "subtitle": {"text": subtitle}},
@@ -154,7 +154,7 @@ def _draw_spectra(figure: go.Figure, result: VelocityVariance) -> None:
             col=2,
         )
     figure.add_scatter(
-        x=[1, result.numbers],
+        x=[1, result.dimensions],
         y=[1, 1],
         mode="lines",
         line=WHITE_NOISE_LINE,

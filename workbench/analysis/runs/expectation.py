@@ -7,7 +7,7 @@ generation and whose metric were measured in the same way. Two are used, in this
 - the published table of pretrained tokenizers, if the metric was measured as its authors did.
 
 A metric is used only if it predicts tokenizers that were left out, and an order is stated only with
-a high probability. Otherwise the reason is stated. The tokenizers of the stored claims tell if
+a high probability. Otherwise the reason is stated. The tokenizers of the stored claims show if
 metrics predict at all, and if a short training of a generator does.
 """
 
@@ -75,7 +75,7 @@ class Expectation:
     measurement : str
         The measurement that decides, and its cost, from the stored claims.
     is_measured : bool
-        Generators of all `n` tokenizers were measured, so that nothing is predicted.
+        Whether generators of all `n` tokenizers were measured, so that nothing is predicted.
     """
 
     run: str
@@ -111,7 +111,9 @@ class Expectation:
             return self.sentence()
         if self.is_measured:
             return f"Generation was measured for all {self.n} tokenizers, so nothing is predicted."
-        return f"How well {self.run} generates cannot be told from these metrics: {self.reason}."
+        return (
+            f"The generation of {self.run} cannot be predicted from these metrics: {self.reason}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,4 +464,4 @@ def _undecided(expected: Expectation, subject: Evidence) -> Expectation:
 def _cost(seconds: float) -> str:
     if math.isnan(seconds):
         return ""
-    return f", at {seconds:.0f} CPU-seconds a tokenizer"
+    return f", at {seconds:.0f} CPU-seconds per tokenizer"

@@ -295,7 +295,7 @@ def _warnings(
     if num_untrained:
         warnings.append(
             f"The generators of {num_untrained} of {len(distances)} tokenizers are no nearer to"
-            " training images than draws from one Gaussian per class: the order is one of speed of"
-            " training."
+            " training images than draws from one Gaussian per class: the order reflects the speed"
+            " of training."
         )
     return tuple(warnings)

@@ -1,1 +1,1 @@
-"""Statistics that several analyses share. These modules know arrays only, not evidence."""
+"""Statistics that several analyses share. These modules take arrays only, not evidence."""

@@ -212,7 +212,7 @@ def gaussian_participation_ratio(n: int, d: int, standardized: bool = False) -> 
     n, d : int
         Number of points and of dimensions.
     standardized : bool, default False
-        Whether each dimension is divided by its deviation.
+        Whether each dimension is divided by its standard deviation.
 
     Returns
     -------

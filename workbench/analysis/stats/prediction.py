@@ -1,7 +1,8 @@
 """Prediction of one number of few items from others: errors out of sample, and their uncertainty.
 
 In-sample fits of few items are good by chance: two unrelated factors reach a determination of .5
-over twelve items. Therefore models are judged by items, or families of items, that were left out.
+over twelve items. Therefore models are evaluated on items, or families of items, that were left
+out.
 """
 
 import math

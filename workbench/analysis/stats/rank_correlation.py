@@ -206,7 +206,7 @@ def min_sample_size(num_tests: int, level: float) -> int:
 
 
 def _unit_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank each column and scale it to mean 0 and length 1; a constant column becomes 0."""
+    """Rank each column and scale it to mean 0 and norm 1; a constant column becomes 0."""
     columns = average_ranks(values)
     centered = columns - columns.mean(axis=0)
     length = np.linalg.norm(centered, axis=0)

@@ -394,7 +394,7 @@ def _point(evidence: Evidence, kind: Kind, used: np.ndarray, estimate: Estimate)
 def _family(evidence: Evidence) -> str:
     """Return the class of a tokenizer, or the run's name if it was trained elsewhere.
 
-    One class of adapters stands for many unrelated networks.
+    One class of adapters represents many unrelated networks.
     """
     if evidence.provenance.get("imported"):
         return evidence.run_name
