@@ -54,7 +54,7 @@ def write_shard(folder: Path, path: Path) -> None:
 
 
 class PlainImages(Dataset[torch.Tensor]):
-    """The dataset that one writes by hand."""
+    """A plain dataset, as users write it by hand."""
 
     def __init__(self, folder: Path, side: int, *, normalize: bool) -> None:
         self.files = sorted(folder.iterdir())

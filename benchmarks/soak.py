@@ -8,8 +8,8 @@ version or the complete new one. A training that was killed and resumed must end
 and the log of an undisturbed one. Processes that a killed one has started must end by themselves.
 The sessions of one dashboard must not make its processes grow.
 
-A round is every command for every system. The first round always ends; more follow until the time
-is over. The exit status is 1 if a check fails.
+A round runs every command for every system. The first round is always completed; further rounds
+start until the time is over. The exit status is 1 if a check fails.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Re-run the papers' claims and judge them by the rule in claim.py.
+"""Re-run the papers' claims and decide their verdicts by the rule in claim.py.
 
     python -m benchmarks.claims laptop --cifar data/cifar10
     python -m benchmarks.claims photos

@@ -1,10 +1,10 @@
-"""A claim, and the one rule by which every claim is judged.
+"""A claim, and the one rule that decides the verdict of every claim.
 
 The rule was written before any claim was run. A claim states that some *effects* are above zero.
 An effect is one number per seed, such as "gFD of the plain autoencoder minus gFD of MAETok". An
 effect is *shown* if it is above zero in every seed, with at least three seeds, and its mean is
 above two standard errors. It is *weak* if only its mean is above zero, and *not shown* otherwise.
-A claim has the verdict of its worst effect. A margin that a claim asks for (a share, a
+A claim has the verdict of its worst effect. A margin that a claim requires (a share, a
 correlation) is already subtracted from its effect; the module of the claim gives it.
 """
 

@@ -80,7 +80,8 @@ class Family:
         if np.median(self.gaussians) > MAX_RATIO_TO_GAUSSIANS:
             return (
                 f"the median distance is {np.median(self.gaussians):.2f} of that of class"
-                f" Gaussians, above {MAX_RATIO_TO_GAUSSIANS}: the order is one of speed of training"
+                f" Gaussians, above {MAX_RATIO_TO_GAUSSIANS}: the order reflects the speed of"
+                " training"
             )
         return ""
 

@@ -4,7 +4,7 @@ Errors are mean absolute differences of pixels in [0, 1]. KARL is trained with t
 released code. Its tokens are compared with those of a perfect halting: the fewest tokens of the
 same decoder that meet the error. The baselines are tail-drop with a search (many decodings per
 image), ALIT (an adaptive tokenizer that adds tokens in rounds), and, outside of the rules,
-tail-drop with a length that is guessed from the gradient energy of an image.
+tail-drop with a length that is predicted from the gradient energy of an image.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ MIN_AUC = 0.9
 MAX_TOKENS = 1.15  # times those of ALIT; the paper's Table 2 has up to 1.135
 MAX_ERROR = 1.05  # times that of the search
 FEW_TOKENS = 2  # ΔL1 is the error with these minus the error with all tokens
-STRUCTURED = ("images", "stripes", "discs")  # what ΔL1 has to tell from noise
+STRUCTURED = ("images", "stripes", "discs")  # what ΔL1 has to separate from noise
 FIT_IMAGES = 1000  # training images that the gradient-energy guess is fitted to
 
 
@@ -213,7 +213,7 @@ def tracked(rows: Mapping[str, Numbers]) -> Numbers:
 
 
 def separation(run: Run, lab: Lab) -> Numbers:
-    """Measure how well ΔL1 and the number of tokens tell structure from noise."""
+    """Measure how well ΔL1 and the number of tokens separate structure from noise."""
     images = held_out(run, lab)
     stimuli = {"images": images, **matched_shapes(images)}
     spent = {name: spend(run, stimuli[name], TARGETS[0]) for name in (*STRUCTURED, "noise")}

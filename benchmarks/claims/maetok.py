@@ -48,7 +48,7 @@ def tokenizers(scale: Scale) -> dict[str, Arm]:
     patches |= {
         "num_tokens": cells,
         "dim": scale.vit["num_tokens"] * scale.vit["dim"] // cells,
-    }  # as many numbers
+    }  # equally many dimensions
     arms = {
         "AE": scale.tokenizer("ae", **whole),
         "KL": scale.tokenizer("klvae", beta=1e-5, **whole),
@@ -307,7 +307,7 @@ CLAIMS = (
         columns=("mode gain", "mode gain, untrained", "variance held", "participation ratio"),
         caveat="Easier clustering in a few whitened components only indicates fewer modes: one true"
         " Gaussian gains nothing, and the latents of the same encoder gain nearly as much before"
-        " training. Until 2026-11-23 the rule asked for the opposite.",
+        " training. Until 2026-11-23 the rule required the opposite.",
     ),
     Claim(
         key="maetok-decoder",

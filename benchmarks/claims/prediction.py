@@ -1,10 +1,10 @@
 """The workbench's own claim: diagnostics of a latent space predict which one will generate well.
 
 Spearman's correlation of each diagnostic with gFD is computed over the tokenizers of the other
-claims that the same generator was trained on. Among many diagnostics one always looks good.
-Therefore the best is compared with the 95th percentile of the best of as many unrelated ones.
-Families of tokenizers differ in everything at once, so the permutations shuffle gFD within
-families.
+claims that the same generator was trained on. Among many diagnostics, one may correlate well by
+chance. Therefore the best one is compared with the 95th percentile of the best of as many
+unrelated ones. Families of tokenizers differ in many properties, so the permutations shuffle gFD
+within families.
 """
 
 from collections.abc import Mapping

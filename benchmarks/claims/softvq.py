@@ -1,7 +1,7 @@
-"""SoftVQ-VAE (arXiv:2412.10958): a soft mix of codewords carries an image in few tokens.
+"""SoftVQ-VAE (arXiv:2412.10958): a soft mix of codewords represents an image with few tokens.
 
-Tokens x channels is constant (`Scale.numbers`), so that all arms represent an image by as many
-numbers. `hard` is a VQ-VAE with everything that keeps its codebook in use (EMA, revival, cosine
+Tokens x channels is constant (`Scale.numbers`), so that the latents of all arms have the same
+size. `hard` is a VQ-VAE with everything that keeps its codebook in use (EMA, revival, cosine
 similarity); `plain hard` has none of it.
 """
 
@@ -45,7 +45,7 @@ def by_tokens(scale: Scale) -> dict[str, Arm]:
 
 
 def degradation(rows: Mapping[str, Numbers]) -> Numbers:
-    """Compare what hard codes and the others lose from many to few tokens, and soft with hard."""
+    """Compare the loss of quality from many to few tokens, hard codes and others; soft and hard."""
     kinds = [kind for kind in ("soft", "AE", "KL", "sphere") if f"{kind} {MANY}" in rows]
     effects = {}
     for name, unit, sign in (("PSNR", ", dB", 1), ("rFD", "", -1), ("rFD free", "", -1)):

@@ -120,7 +120,7 @@ CLAIMS = (
         system="the workbench",
         statement="Latents whose tokens are mixed are harder to generate, at equal reconstruction.",
         source="ours",
-        rule="After a random rotation of all numbers of a latent, which leaves its covariance's"
+        rule="After a random rotation of all dimensions of a latent, which leaves its covariance's"
         " eigenvalues and so pooled VIV as they are, gFD is higher than before, in both feature"
         " extractors and after both lengths of training.",
         arms=arms,
