@@ -255,6 +255,20 @@ def test_training_settings_are_compared():
     ]
 
 
+def test_addresses_and_options_of_imported_runs_are_compared():
+    folder = "a/rather/long/path/" * 5
+    runs = [
+        Evidence({"run": name, "step": 0, "imported": {"notes": [name], **imported}})
+        for name, imported in (
+            ("a", {"address": f"ldm:{folder}ema.ckpt", "options": {"posterior": "mean"}}),
+            ("b", {"address": f"ldm:{folder}last.ckpt", "options": {"posterior": "sample"}}),
+        )
+    ]
+    rows = settings_comparison(runs).table()
+    assert list(rows["setting"]) == ["address", "options"]
+    assert rows["a"][0] != rows["b"][0] and rows["b"][1] == "posterior=sample"
+
+
 def test_missing_setting_is_a_dash():
     runs = [with_settings(run("a"), beta=0.1), with_settings(run("b"), levels=(8, 5))]
     assert values_by_name(settings_comparison(runs))["settings", "beta"] == ("0.1", "–")

@@ -87,7 +87,9 @@ def family(tmp_path, monkeypatch):
     """A family of checkpoints with one number: the factor of the latents."""
     family = type(sys)("family_of_a_test")
 
-    def load(address, *, revision=None, factor: float = 1.0):
+    def load(
+        address, *, revision=None, factor: float = 1.0, posterior: str = "mean", seed: int = 0
+    ):
         path = Path(address.location)
         if not path.exists():
             raise UserError(f"{path} does not exist.")
@@ -162,6 +164,14 @@ def test_model_is_loaded_again_from_its_address(tmp_path, family):
     again = collect(run, limit=20)
     assert np.array_equal(again.latents, run.evidence().latents)
     assert again.provenance["imported"]["license"] == "MIT"
+
+
+def test_seed_is_that_of_samples_of_the_posterior(tmp_path, family):
+    arguments = {"limit": 10, "only": ["encoding"], "seed": 3}
+    run = evaluate(f"pooled:{family}", "digits", tmp_path / "a", posterior="sample", **arguments)
+    assert run.config.imported.options == {"posterior": "sample", "seed": 3}
+    run = evaluate(f"pooled:{family}", "digits", tmp_path / "b", **arguments)
+    assert run.config.imported.options == {}
 
 
 def test_changed_and_moved_files_are_named(tmp_path, family):

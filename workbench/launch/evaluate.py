@@ -83,7 +83,7 @@ def evaluate(
     pictures : int
         Largest number of images whose pictures are stored; all images contribute numbers.
     seed : int
-        Seed of all random choices.
+        Seed of all random choices, also of samples of the posterior.
     guidance : float
         Scale of classifier-free guidance of a generator's samples.
     feature_extractor : str
@@ -176,6 +176,8 @@ def evaluate(
             raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
         if tokenizer is not None:
             raise UserError("tokenizer is only given for a generator.")
+        if "posterior" in options:
+            options["seed"] = seed  # of the samples of the posterior
         images = {
             "source": str(data),
             "limit": limit,

@@ -73,7 +73,7 @@ def _add_distances(figure: go.Figure, result: Fidelity) -> None:
     value = np.array([d.value for d in distances])
     high = np.array([d.high for d in distances])
     low = np.array([d.low for d in distances])
-    names = [_row_name(d) for d in distances]
+    names = [_row_name(result, d) for d in distances]
     figure.add_scatter(
         x=value,
         y=names,
@@ -134,7 +134,7 @@ def _add_references(figure: go.Figure, result: Fidelity) -> None:
     samples = result.samples_distance
     row = "class Gaussians<br><sub>training, no generator</sub>"
     if samples is not None:
-        row = _row_name(samples)
+        row = _row_name(result, samples)
     else:
         names = (*figure.layout.yaxis.tickvals, row)
         figure.update_yaxes(
@@ -161,8 +161,9 @@ def _add_references(figure: go.Figure, result: Fidelity) -> None:
     figure.update_xaxes(range=[0, 1.08 * max(limits)], row=1, col=1)
 
 
-def _row_name(distance: Distance) -> str:
-    return f"{distance.name}<br><sub>{distance.real}, {distance.evaluated}</sub>"
+def _row_name(result: Fidelity, distance: Distance) -> str:
+    real = result.image_kind if distance.real == "held-out" else distance.real
+    return f"{distance.name}<br><sub>{real.removesuffix(' images')}, {distance.evaluated}</sub>"
 
 
 def _add_nearness(figure: go.Figure, memorization: Memorization) -> None:

@@ -19,7 +19,8 @@ FIXED_COLUMN_WIDTHS = (10, 34)  # of the columns "part" and "setting"
 RUN_COLUMN_WIDTH = 24
 # Entries of a provenance that follow from other entries, or from the time of collection.
 CLASS_PATH = re.compile(r"^workbench(\.\w+)+:(?=\w+$)")  # of a class of this package
-DERIVED_PARTS = ("versions", "not_collected", "generator", "imported")
+DERIVED_PARTS = ("versions", "not_collected", "generator")
+CHOSEN_OF_IMPORTED = ("address", "revision", "options")  # the rest follows from the model
 DERIVED_NAMES = ("fingerprint", "of", "protocol", "feature_extractor_reason", "step", "grid")
 
 
@@ -39,10 +40,13 @@ class Setting:
     @property
     def is_comparable(self) -> bool:
         """True if a person chose it, and at least two runs have it."""
-        is_derived = self.part in DERIVED_PARTS or (
-            self.part == "run" and self.name in DERIVED_NAMES
-        )
-        return not is_derived and len(self.known_values) > 1
+        if self.part == "imported":
+            is_chosen = self.name in CHOSEN_OF_IMPORTED
+        elif self.part == "run":
+            is_chosen = self.name not in DERIVED_NAMES
+        else:
+            is_chosen = self.part not in DERIVED_PARTS
+        return is_chosen and len(self.known_values) > 1
 
     @property
     def differs(self) -> bool:
@@ -84,7 +88,7 @@ class SettingsComparison(Result):
             labels.append(f"{setting.name} ≠" if is_marked else setting.name)
         columns = {"part": [setting.part for setting in self.displayed], "setting": labels}
         for i, run in enumerate(self.runs):
-            columns[run] = [setting.values[i] for setting in self.displayed]
+            columns[run] = [_shorten(setting.values[i]) for setting in self.displayed]
         subtitle = f"{len(self.differing)} of {self.num_comparable} settings differ"
         subtitle += " · only settings that at least two runs have are compared"
         if has_marks:
@@ -94,7 +98,7 @@ class SettingsComparison(Result):
 
     def table(self) -> pd.DataFrame:
         """Return one row per setting and one column per run, with values as text."""
-        rows = [(s.part, s.name, s.differs, *s.values) for s in self.displayed]
+        rows = [(s.part, s.name, s.differs, *map(_shorten, s.values)) for s in self.displayed]
         return pd.DataFrame(rows, columns=["part", "setting", "differs", *self.runs])
 
     def summary(self) -> str:
@@ -189,9 +193,16 @@ def _flatten(provenance: dict[str, Any]) -> Iterator[tuple[tuple[str, str], str]
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_text(inner)}" for name, inner in value.items())
     values = value if isinstance(value, (list, tuple)) else (value,)
     text = ", ".join(f"{v:.8g}" if isinstance(v, float) else str(v) for v in values)
-    text = CLASS_PATH.sub("", text)
+    return CLASS_PATH.sub("", text)
+
+
+def _shorten(text: str) -> str:
+    """Leave out the middle of a long text; paths differ at their end."""
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text
-    return f"{text[: MAX_VALUE_CHARACTERS - 1]}…"
+    half = (MAX_VALUE_CHARACTERS - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
