@@ -20,7 +20,8 @@ from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
 
 from workbench import analysis
-from workbench.hosts.dashboard.app import TAB_TITLES, TITLES
+from workbench.core.glossary import group_title
+from workbench.hosts.dashboard.app import TAB_TITLES
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
@@ -80,7 +81,7 @@ def test_group_tabs_draw_their_analyses(dashboard):
     with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
         for group in analysis.GROUPS:
             names = analysis.groups()[group]
-            tab_title = TITLES.get(group, group.capitalize())
+            tab_title = group_title(group)
             # One that is not the group's first, too.
             name = names[-2] if group == "latents" else names[0]
             page.get_by_role("tab", name=tab_title, exact=True).click()
@@ -133,9 +134,7 @@ def test_invalid_link_and_inapplicable_analysis_show_reasons(dashboard):
         ).wait_for()
         page.wait_for_selector(".js-plotly-plot .main-svg")
         show(page, "run=plain&analysis=codebook_usage")
-        page.get_by_text(
-            "Codebook usage needs codes, codebook, which the evidence of plain does not have."
-        ).wait_for()
+        page.get_by_text("Codebook usage cannot be computed for plain").wait_for()
         assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
 
 

@@ -257,6 +257,20 @@ def test_damaged_saved_views_show_a_message(trained, tmp_path):
     assert session.saved_views.views == {}
 
 
+def test_invalid_filter_leaves_every_run_in_the_list(runs):
+    session = Session(runs)
+    run_list = session.runs
+    every = list(run_list.all_runs["run"])
+    run_list.filter.value_input = "no such text"
+    assert len(run_list.table.value) == 0
+    run_list.filter.value_input = "no such column < 3"
+    assert list(run_list.table.value["run"]) == every
+    assert "PSNR (dB)" in run_list.message.object
+    session.state.open_tab("table", tab_options={"where": "no such column < 3"})
+    page = session.pages["table"]
+    assert list(page.table.value["run"]) == every and "PSNR (dB)" in page.message.object
+
+
 def test_ten_steps_stop_at_the_ends(trained, tmp_path):
     evidence = tmp_path / "runs" / "plain" / "evidence"
     shutil.copytree(trained / "plain", evidence.parent)

@@ -326,7 +326,7 @@ def test_arguments_are_chosen_by_parameter_name():
 
 
 def test_missing_arrays_are_named():
-    with pytest.raises(NotApplicable, match="codes, codebook.* a "):
+    with pytest.raises(NotApplicable, match="for a, .* the codewords"):
         small(latents=np.zeros((2, 1, 3))).kwargs_for(codebook_usage)
 
 

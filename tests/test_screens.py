@@ -14,11 +14,12 @@ import pytest
 from browser import opened
 from PIL import Image
 
+from workbench.analysis.latents.point_colors import NAME_COLORS
 from workbench.explore.image_grid import ImageGrid
 from workbench.hosts.js import static
 from workbench.workspace.encoding import base64_array, thumbnail_sheet
 from workbench.workspace.lens_data import module_data
-from workbench.workspace.map_layout import CLASS_COLORS, point_data
+from workbench.workspace.map_layout import point_data
 
 pytestmark = pytest.mark.browser
 SCREENS = Path(__file__).parent / "screens"
@@ -37,7 +38,7 @@ def latentmap() -> tuple[dict, dict, str]:
     points = random.normal(size=(2000, 2)) * 0.4 + np.array([[0, 0], [3, 0], [0, 3], [3, 3]])[group]
     colors = {
         "color": base64_array(group.astype(np.uint8)),
-        "palette": CLASS_COLORS[:4],
+        "palette": NAME_COLORS[:4],
         "groups": list("0123"),
     }
     texts = {"titles": [], "names": None, "places": None, "thumbs": None, "caption": ""}

@@ -157,6 +157,7 @@ CHOICES = {
     "worst": "Largest error first",
     "best": "Smallest error first",
     "disagreement": "Largest difference first",
+    "selected": "Selected images",
     "outlined": "Outlined",
     "enlarged": "Enlarged",
     "hidden": "Not marked",
@@ -166,6 +167,10 @@ CHOICES = {
     "ours": "This package: criterion with a null",
     "paper text": "MAETok, as in its text",
     "released script": "MAETok, as in its script",
+    "euler": "Euler's method",
+    "heun": "Heun's method",
+    "euler-maruyama": "Euler-Maruyama method",
+    "ddpm": "DDPM",
     "diag": "Axis-aligned (diagonal)",
     "full": "Any shape (full)",
     "tied": "One shape for all (tied)",
@@ -340,6 +345,10 @@ OTHERS = {
     ),
 }
 
+# Titles that differ from the names of the functions and folders.
+ANALYSIS_TITLES = {"code_cooccurrence": "Code co-occurrence"}
+GROUP_TITLES = {"learnability": "Diffusability", "runs": "Compare", "diagnosis": "Checks"}
+
 # By the text of the button; # stands for a number.
 BUTTONS = {
     "CSV": "Download the table of the selected images.",
@@ -387,6 +396,28 @@ def control_term(analysis: str, name: str) -> Term:
     """
     fallback = Term(name.replace("_", " ").capitalize(), "")
     return CONTROLS.get(f"{analysis}.{name}", CONTROLS.get(name, fallback))
+
+
+def analysis_title(name: str) -> str:
+    """Return the title of an analysis.
+
+    Examples
+    --------
+    >>> analysis_title("code_cooccurrence"), analysis_title("token_budget")
+    ('Code co-occurrence', 'Token budget')
+    """
+    return ANALYSIS_TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def group_title(name: str) -> str:
+    """Return the title of a group of analyses.
+
+    Examples
+    --------
+    >>> group_title("learnability"), group_title("codebook")
+    ('Diffusability', 'Codebook')
+    """
+    return GROUP_TITLES.get(name, name.capitalize())
 
 
 def choice_label(value: str) -> str:

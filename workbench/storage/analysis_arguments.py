@@ -1,10 +1,12 @@
 """The arguments of an analysis, from the evidence of runs."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import NotApplicable
+from workbench.core.glossary import analysis_title
 from workbench.storage.evidence_arrays import ARRAYS, axes_of
 
 if TYPE_CHECKING:
@@ -79,12 +81,24 @@ def _value(name: str, evidences: Sequence["Evidence"], partners: Sequence["Evide
 def _missing_sentence(
     analysis: Callable[..., Any], missing: Sequence[str], evidence: "Evidence"
 ) -> str:
-    """Return what an analysis lacks, and why or how it is collected."""
-    title = analysis.__name__.replace("_", " ").capitalize()
-    names = ", ".join(name.replace("_", " ") for name in missing)
-    sentence = f"{title} needs {names}, which the evidence of {evidence.run_name} does not have."
+    """Return why an analysis cannot be computed: the known reasons, or what the arrays contain."""
+    beginning = f"{analysis_title(analysis.__name__)} cannot be computed for {evidence.run_name}"
     reasons = dict.fromkeys(evidence.reason_for_missing(name) for name in missing)
-    return " ".join([sentence, *(reason[0].upper() + reason[1:] for reason in reasons if reason)])
+    sentences = [reason for reason in reasons if reason]
+    if sentences:
+        return f"{beginning}: {' '.join(sentences)}"
+    contents = "; ".join(_content(name) for name in missing)
+    return f"{beginning}, whose evidence lacks: {contents}."
+
+
+def _content(name: str) -> str:
+    """Return what an array of evidence contains, as a part of a sentence."""
+    spec = ARRAYS.get(name)
+    if spec is None:
+        return name.replace("_", " ")
+    text = re.split("[.;]", spec.meaning)[0]
+    is_acronym = text[:2].isupper()
+    return text if is_acronym else text[0].lower() + text[1:]
 
 
 def _first_images(name: str, value: Any, count: int) -> Any:

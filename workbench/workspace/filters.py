@@ -186,11 +186,14 @@ def find_column(names: Iterable[str], name: str) -> str:
 
 
 def _unknown(kind: str, name: str, names: list[str]) -> UserError:
-    """Return the error for an unknown name. Of many names, it lists the nearest or the first."""
-    if len(names) > MAX_LISTED_NAMES:
-        nearest = difflib.get_close_matches(shorten(name), names, MAX_NEAREST, 0.4)
-        names = nearest or names[:MAX_LISTED_NAMES]
-    return unknown(kind, shorten(name), names)
+    """Return the error for an unknown name. Of many names, it lists the nearest and the first."""
+    unlisted = len(names) - MAX_LISTED_NAMES
+    if unlisted <= 0:
+        return unknown(kind, shorten(name), names)
+    nearest = difflib.get_close_matches(shorten(name), names, MAX_NEAREST, 0.4)
+    listed = list(dict.fromkeys([*nearest, *names]))[:MAX_LISTED_NAMES]
+    message = str(unknown(kind, shorten(name), listed))
+    return UserError(f"{message.removesuffix('.')} and {unlisted} more.")
 
 
 def shorten(text: str) -> str:

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache, cached
 
-from workbench.analysis.latents.point_colors import PointColors
+from workbench.analysis.latents.point_colors import (
+    NAME_COLORS,
+    PointColors,
+    name_colors,
+    sort_names,
+)
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.latents.projection import latent_map as compute_layout
-from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE
+from workbench.analysis.plotting.style import MAGNITUDE_SCALE
 from workbench.storage.run import Run
 from workbench.workspace.controls import Value
 from workbench.workspace.encoding import base64_array
 
-# Okabe and Ito's palette without black, then Tol's muted palette: the most classes that a
-# map can distinguish by color.
-CLASS_COLORS = (
-    *COLORS[:7],
-    *("#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#332288", "#DDCC77"),
-    *("#CC6677", "#117733", "#AA7744", "#6699CC", "#AA4466", "#77AADD"),
-)
 MAGNITUDE_STEPS = 32
 # The ends of the scale are hard to see on a dark or a light page.
 MAGNITUDE_RANGE = (0.15, 0.95)
@@ -80,19 +78,13 @@ def color_data(colors: PointColors, n: int) -> dict[str, Any]:
     """Encode the colors of n points: a ramp for values, one color per name for up to 20 names."""
     if colors.values is not None:
         return _magnitude_colors(colors.values, colors.title)
-    names = sorted(set(colors.names), key=_natural_order)
-    if not 0 < len(names) <= len(CLASS_COLORS):
+    names = sort_names(colors.names)
+    if not 0 < len(names) <= len(NAME_COLORS):
         zeros = base64_array(np.zeros(n, np.uint8))
-        return {"color": zeros, "palette": CLASS_COLORS[:1], "groups": ["images"]}
+        return {"color": zeros, "palette": NAME_COLORS[:1], "groups": ["images"]}
     number = {name: i for i, name in enumerate(names)}
     groups = np.array([number[name] for name in colors.names], np.uint8)
-    palette = CLASS_COLORS[: len(names)]
-    return {"color": base64_array(groups), "palette": palette, "groups": names}
-
-
-def _natural_order(name: str) -> tuple[bool, int, str]:
-    """Sort numbers by value and before other names."""
-    return not name.isdigit(), int(name) if name.isdigit() else 0, name
+    return {"color": base64_array(groups), "palette": name_colors(names), "groups": names}
 
 
 def _magnitude_colors(values: np.ndarray, title: str) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _add_grid(figure: go.Figure, codebooks: tuple[CodebookStats, ...]) -> None:
             "size": float(np.clip(cell_size, 2, 10)),
             "line": {"color": DEAD_COLOR, "width": 1.5},
         },
-        name="× unused",
+        name="unused",
         hoverinfo="skip",
         row=1,
         col=3,

@@ -15,6 +15,7 @@ from workbench.analysis.plotting import image_grid
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
+from workbench.core.glossary import choice_label
 
 MAX_ROWS = 20  # classes in the figure; the table counts all of them
 MAX_UNCONDITIONAL_ROWS = 4
@@ -150,4 +151,6 @@ def samples(
 def _sampling_text(sampling: Mapping[str, Any] | None) -> str:
     if not sampling:
         return ""
-    return "{solver}, {steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling)
+    solver = choice_label(str(sampling["solver"]))
+    text = "{steps} steps, guidance {guidance:g}, seed {seed}".format(**sampling)
+    return f"{solver}, {text}"

@@ -18,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.analysis.base import Range, Result
+from workbench.analysis.generation.distance_names import network_title
 from workbench.analysis.generation.half_sampling import half_samples
 from workbench.analysis.inputs import flatten_latents
 from workbench.analysis.plotting.style import COLORS, apply_theme
@@ -147,7 +148,7 @@ class TeacherAlignment(Result):
         subtitle = f"n = {describe_subset(self.n, self.of)} · {method} · seed {self.seed}"
         figure.update_layout(
             title={
-                "text": f"Alignment with {self.teacher or 'the teacher'}",
+                "text": f"Alignment with {self._teacher_title}",
                 "subtitle": {"text": subtitle},
             },
             height=440,
@@ -159,6 +160,10 @@ class TeacherAlignment(Result):
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return Subset.if_partial(self.n, self.of)
+
+    @property
+    def _teacher_title(self) -> str:
+        return network_title(self.teacher) if self.teacher else "the teacher"
 
     def table(self) -> pd.DataFrame:
         """Return one row per measure: its value, its interval, its value for other images."""
@@ -173,7 +178,7 @@ class TeacherAlignment(Result):
         )
         method = "token by token" if self.by_token else "image by image"
         return (
-            f"Alignment with {self.teacher or 'the teacher'}, {describe_subset(self.n, self.of)},"
+            f"Alignment with {self._teacher_title}, {describe_subset(self.n, self.of)},"
             f" {method}: {values}."
         )
 

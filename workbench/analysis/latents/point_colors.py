@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from workbench.analysis.latents.cross_validation import cross_validate_mixtures,
 from workbench.analysis.latents.mode_assignment import order_by_size
 from workbench.analysis.latents.mode_nulls import MIN_IMAGES
 from workbench.analysis.latents.modes import MAX_IMAGES
+from workbench.analysis.plotting.style import COLORS
 from workbench.analysis.stats.reductions import reduce_dimensions
 from workbench.analysis.stats.sampling import rows_at, subsample
 from workbench.core.errors import NotApplicable
@@ -24,6 +25,15 @@ MAX_COLORED_CODES = 12  # the most frequent codes; all others are gray
 NUM_COMPONENTS = 16  # default of `mixture_modes`
 MAX_MODES = 24  # default of `mixture_modes`
 OTHER_NAME = "other"
+OTHER_COLOR = COLORS[6]
+# Okabe and Ito's palette without black, which is invisible on a dark page, then Tol's muted
+# palette: the most names that a map can distinguish by color.
+NAME_COLORS = (
+    *COLORS[:6],
+    *("#882255", "#44AA99", "#999933", "#AA4499", "#661100", "#332288", "#DDCC77"),
+    *("#CC6677", "#117733", "#AA7744", "#6699CC", "#AA4466", "#77AADD"),
+    OTHER_COLOR,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,3 +210,49 @@ def _require(array: np.ndarray | None, by: ColorBy, fields: str) -> np.ndarray:
     if array is None:
         raise NotApplicable(f"Coloring by {by} needs {fields}; the evidence has none.")
     return array
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort distinct names: numbers by value, then words by letter, then the rest.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names to sort.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> sort_names(["other", "10", "cat", "9", "cat"])
+    ['9', '10', 'cat', 'other']
+    """
+
+    def key(name: str) -> tuple[bool, bool, int, str]:
+        is_number = name.isdigit()
+        return name == OTHER_NAME, not is_number, int(name) if is_number else 0, name
+
+    return sorted(set(names), key=key)
+
+
+def name_colors(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the color of each name, the same in every map.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Distinct names in the order of `sort_names`, at most as many as `NAME_COLORS`.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> name_colors(["cat", "other"])
+    ('#0072B2', '#7F7F7F')
+    """
+    colors = zip(names, NAME_COLORS, strict=False)
+    return tuple(OTHER_COLOR if name == OTHER_NAME else color for name, color in colors)

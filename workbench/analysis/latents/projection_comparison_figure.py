@@ -8,12 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.latents.point_colors import sort_names
 from workbench.analysis.latents.projection_figure import (
     MIN_WEBGL_POINTS,
     add_legend,
     describe_sample,
     point_traces,
-    sort_names,
 )
 from workbench.analysis.plotting.style import apply_theme
 
@@ -24,6 +24,7 @@ MAX_COLUMNS = 3
 FIGURE_WIDTH_PX = 900  # on the screen
 MAX_PANEL_HEIGHT_PX = 420
 CAPTION_HEIGHT_PX = 70  # below each panel
+LEGEND_ENTRY_PX = 22
 
 
 def draw(result: LatentMaps) -> go.Figure:
@@ -60,9 +61,14 @@ def draw(result: LatentMaps) -> go.Figure:
         title += f", aligned to {result.runs[0]}"
     figure.update_layout(
         title={"text": title, "subtitle": {"text": describe_sample(first)}},
-        height=int(height) + 64 + CAPTION_HEIGHT_PX,
+        height=max(int(height), _legend_height(figure)) + 64 + CAPTION_HEIGHT_PX,
     )
     return apply_theme(add_legend(figure, first))
+
+
+def _legend_height(figure: go.Figure) -> int:
+    """Return the height of a legend with its title in pixels; a lower figure would cut it."""
+    return LEGEND_ENTRY_PX * (len({trace.name for trace in figure.data}) + 1)
 
 
 def _panel(figure: go.Figure, result: LatentMaps, index: int, row: int, col: int) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.analysis.latents.point_colors import OTHER_NAME
-from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
+from workbench.analysis.latents.point_colors import (
+    NAME_COLORS,
+    OTHER_NAME,
+    name_colors,
+    sort_names,
+)
+from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 
 if TYPE_CHECKING:
     from workbench.analysis.latents.projection import LatentMap
 
-MAX_COLORED_NAMES = 20  # with more, all points have one color and the name shows on hover
 MIN_WEBGL_POINTS = 4_000  # more points are drawn by the graphics card
 SYMBOLS = ("circle", "diamond", "cross", "triangle-up")
-PALETTE = COLORS[:6]  # black is invisible on a dark page, and gray is for the rest
-GRAY = COLORS[6]
+NAMES_PER_SYMBOL = 6
 
 
 def draw(result: LatentMap) -> go.Figure:
@@ -72,18 +74,20 @@ def point_traces(
         hover = f"image %{{customdata}}, {colors.title} %{{marker.color:.3~g}}<extra></extra>"
         marker = {"color": colors.values, "coloraxis": "coloraxis", "size": size, "opacity": 0.9}
         return [_trace(result, every, "images", marker, hover, use_webgl)]
-    if not 0 < len(names) <= MAX_COLORED_NAMES:
-        marker = {"color": PALETTE[0], "size": size, "opacity": 0.9}
+    # With more names, all points have one color and the name shows on hover.
+    if not 0 < len(names) <= len(NAME_COLORS):
+        marker = {"color": NAME_COLORS[0], "size": size, "opacity": 0.9}
         text = ", %{text}" if colors.names else ""
         hover = f"image %{{customdata}}{text}<extra></extra>"
         trace = _trace(result, every, "images", marker, hover, use_webgl)
         return [trace.update(text=list(colors.names) or None)]
     point_names = np.array(colors.names)
     traces = []
-    for i, name in enumerate(names):
-        marker = {"color": PALETTE[i % 6], "symbol": SYMBOLS[i // 6], "size": size, "opacity": 0.9}
+    for i, (name, color) in enumerate(zip(names, name_colors(names), strict=True)):
+        symbol = SYMBOLS[i // NAMES_PER_SYMBOL]
+        marker = {"color": color, "symbol": symbol, "size": size, "opacity": 0.9}
         if name == OTHER_NAME:
-            marker = {"color": GRAY, "symbol": "circle", "size": size - 2, "opacity": 0.5}
+            marker |= {"symbol": "circle", "size": size - 2, "opacity": 0.5}
         hover = f"image %{{customdata}}, {colors.by} {name}<extra></extra>"
         indices = np.flatnonzero(point_names == name)
         traces.append(_trace(result, indices, name, marker, hover, use_webgl))
@@ -127,31 +131,6 @@ def describe_sample(result: LatentMap) -> str:
     str
     """
     return f"n = {result.sample_description} · {result.neighbors} neighbors · seed {result.seed}"
-
-
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Sort distinct names: numbers by value, then words by letter, then the rest.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names to sort.
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> sort_names(["other", "10", "cat", "9", "cat"])
-    ['9', '10', 'cat', 'other']
-    """
-
-    def key(name: str) -> tuple[bool, bool, int, str]:
-        is_number = name.isdigit()
-        return name == OTHER_NAME, not is_number, int(name) if is_number else 0, name
-
-    return sorted(set(names), key=key)
 
 
 def _trace(

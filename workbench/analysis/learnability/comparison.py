@@ -200,7 +200,7 @@ class Diffusability(Result):
         sentence = self.expectation.short_sentence()
         if self.expectation.is_expected or not self.expectation.measurement:
             return sentence
-        return f"{sentence} The analysis generation_prediction has the measurement that decides."
+        return f"{sentence} Generation prediction names the measurement that decides."
 
     def _cautions(self) -> list[str]:
         sentences = []

@@ -110,7 +110,10 @@ class Expectation:
         if self.is_expected:
             return self.sentence()
         if self.is_measured:
-            return f"Generation was measured for all {self.n} tokenizers, so nothing is predicted."
+            every = {1: "the tokenizer", 2: "both tokenizers"}.get(
+                self.n, f"all {self.n} tokenizers"
+            )
+            return f"Generation was measured for {every}, so nothing is predicted."
         return (
             f"The generation of {self.run} cannot be predicted from these metrics: {self.reason}."
         )

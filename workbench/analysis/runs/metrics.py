@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Result
+from workbench.analysis.generation.distance_names import network_title
 from workbench.analysis.images.reconstruction import image_errors, psnr_db
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.inputs import require_array
@@ -76,12 +77,21 @@ class MetricComparison(Result):
     metric: Metric
     n: int  # images
     excluded: tuple[str, ...]  # name and reason of each excluded run
+    feature_extractor: str = ""  # of the distance in features
+
+    @property
+    def name(self) -> str:
+        """The metric, with its feature extractor if it has one."""
+        label = METRICS[self.metric].label
+        if self.metric != "features" or not self.feature_extractor:
+            return label
+        return f"{label} of {network_title(self.feature_extractor)}"
 
     @property
     def label(self) -> str:
         """The metric with its unit."""
-        info = METRICS[self.metric]
-        return f"{info.label}, {info.unit}" if info.unit else info.label
+        unit = METRICS[self.metric].unit
+        return f"{self.name}, {unit}" if unit else self.name
 
     def table(self) -> pd.DataFrame:
         """Return one row per run: its mean, the difference, and numbers of images by outcome."""
@@ -98,7 +108,7 @@ class MetricComparison(Result):
         sentences = []
         for d in self.differences:
             sentences.append(
-                f"{_verdict_text(d, self.reference)}: {info.label} differs by"
+                f"{_verdict_text(d, self.reference)}: {self.name} differs by"
                 f" {_interval_text(d, unit)}, and"
                 f" {100 * d.better_share:.0f} % of the images are better."
             )
@@ -164,6 +174,7 @@ def metric_comparison(
         metric=metric,
         n=n,
         excluded=_exclusions(evidences, measured, same_images, metric),
+        feature_extractor=first.feature_extractor or "",
     )
 
 

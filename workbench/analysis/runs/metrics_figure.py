@@ -43,7 +43,7 @@ def draw(result: MetricComparison) -> go.Figure:
         subtitle += f" · runs excluded: {len(result.excluded)}"
     figure.update_layout(
         title={
-            "text": f"{info.label[0].upper()}{info.label[1:]} compared with {result.reference}",
+            "text": f"{result.name[0].upper()}{result.name[1:]} compared with {result.reference}",
             "subtitle": {"text": subtitle},
         },
         barmode="stack",

@@ -26,6 +26,12 @@ COST_LABELS = {
     "bits per pixel": "bits per pixel",
     "GMACs": "work of a generator, billions of multiply-adds (one SiT-XL pass)",
 }
+COST_TITLES = {
+    "tokens": "token budget",
+    "bits": "bits per image",
+    "bits per pixel": "bits per pixel",
+    "GMACs": "work of a generator",
+}
 
 
 def draw(result: TokenBudget) -> go.Figure:
@@ -82,13 +88,34 @@ def _add_trained(
             showlegend=False,
             hoverinfo="skip",
         )
-    has_labels = len(colors) <= MAX_LABELED_RUNS
+    positions = _label_positions(result) if len(colors) <= MAX_LABELED_RUNS else {}
     for run, of_run in _by_run(points, "all tokens").items():
         trace = _line(of_run, result, run, colors[run], symbol, dash=None)
-        if has_labels:
-            trace.update(mode="lines+markers+text", textposition="top center")
+        if positions:
+            of_labels = [positions[run, cost] for cost in trace.x]
+            trace.update(mode="lines+markers+text", textposition=of_labels)
             trace.update(textfont={"color": colors[run], "size": 12}, cliponaxis=False)
         figure.add_trace(trace)
+
+
+def _label_positions(result: TokenBudget) -> dict[tuple[str, float], str]:
+    """Return where the name of a run is written, by run and cost.
+
+    Of runs of one cost, the best has its name above and the worst below, so that they do not touch.
+    """
+    by_cost: dict[float, list[BudgetPoint]] = {}
+    for point in result.points:
+        if point.kind == "all tokens":
+            by_cost.setdefault(point.cost(result.against), []).append(point)
+    positions: dict[tuple[str, float], str] = {}
+    for cost, points in by_cost.items():
+        points.sort(key=lambda point: -point.value)
+        names = ["top center", *["middle right"] * (len(points) - 2), "bottom center"]
+        positions |= {
+            (point.run, cost): name
+            for point, name in zip(points, names[: len(points)], strict=True)
+        }
+    return positions
 
 
 def _add_prefixes(
@@ -196,7 +223,10 @@ def _add_title(figure: go.Figure, result: TokenBudget) -> None:
         subtitle += f" · runs excluded: {len(result.excluded)}"
     subtitle += f" · {direction} is better, further left is cheaper"
     figure.update_layout(
-        title={"text": "Reconstruction quality by token budget", "subtitle": {"text": subtitle}},
+        title={
+            "text": f"Reconstruction quality by {COST_TITLES[result.against]}",
+            "subtitle": {"text": subtitle},
+        },
         height=480,
         showlegend=True,
         legend={"orientation": "h", "y": -0.24, "yanchor": "top"},

@@ -41,8 +41,8 @@ def equivariance(model: Tokenizer, images: HeldOutImages, context: CollectContex
     """Compare decoded transformed latents with transformed images, and latents of both."""
     if context.grid is None:
         raise NotApplicable(
-            f"{context.source.name} has 1-D tokens, which have no position in the image: mirroring,"
-            " turning and shrinking are not defined for them."
+            "1-D tokens have no position in the image, so that mirroring, turning and shrinking are"
+            " not defined for them."
         )
     if len(images) < MIN_IMAGES:
         raise NotApplicable(f"Equivariance needs at least {MIN_IMAGES} images.")

@@ -15,6 +15,7 @@ import panel_material_ui as pmui
 
 from workbench import analysis
 from workbench.core.errors import UserError
+from workbench.core.glossary import group_title
 from workbench.hosts.dashboard.address import AddressBar, view_of_address
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -46,14 +47,8 @@ and reload the page:</p>
 """
 SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
 SIDEBAR_WIDTH_PX = 380
-TITLES = {
-    TAB: "Runs",
-    "learnability": "Diffusability",
-    "runs": "Compare",
-    "diagnosis": "Checks",
-}  # of tabs with another name
 TAB_NAMES = ("overview", TAB, *MODULES, *analysis.groups(), "live", TRAIN)
-TAB_TITLES = tuple(TITLES.get(name, name.capitalize()) for name in TAB_NAMES)
+TAB_TITLES = tuple("Runs" if name == TAB else group_title(name) for name in TAB_NAMES)
 STEPS_OF_KEYS = {"ArrowLeft": -1, "ArrowRight": 1, "Shift+ArrowLeft": -10, "Shift+ArrowRight": 10}
 DOT = " · "
 CHIP_STYLE = (

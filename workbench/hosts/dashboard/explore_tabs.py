@@ -12,7 +12,7 @@ import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
 from workbench.analysis.latents.projection import latent_map as project_latents
-from workbench.core.glossary import axis_label, control_term
+from workbench.core.glossary import axis_label, choice_label, control_term
 from workbench.explore import MAX_MODES
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -253,15 +253,15 @@ def _lens_widgets(lens: Lens, *, has_selection: bool) -> dict[str, MaterialWidge
     labels = {name: label for label, name in enumerate(lens.class_names)} or {"": state.label}
     axes = {axis_label(axis): axis for axis in lens.axes}
     widgets = {
-        "over": pmui.Select(**_term("over"), options=axes, value=state.over, width=200),
+        "over": pmui.Select(**_term("over"), options=axes, value=state.over, width=240),
         "show": pmui.IntSlider(
             **_term("show"), start=1, end=32, value=min(32, state.show), width=180
         ),
         "order": pmui.Select(
             **_term("order"),
-            options=orders,
+            options={choice_label(order): order for order in orders},
             value=SELECTED_ORDER if state.indices else state.order,
-            width=140,
+            width=200,
         ),
         "step": pmui.Select(
             **_term("step"), options=steps, value=state.step or LAST_STEP, width=140

@@ -116,12 +116,7 @@ class RunList:
         self.differing_columns = list(with_settings(table, runs))
 
     def _draw(self, *, only_cells: bool = False) -> None:
-        try:
-            matches = filter_runs(self.all_runs, self.filter.value_input or "")
-        except UserError as error:
-            self.message.object = f"✖ {html.escape(str(error))}"
-            return
-        table = self._formatted(self.all_runs[matches])
+        table = self._formatted(self.all_runs[self._matches()])
         current = self.table.value
         same_rows = list(current) == list(table) and list(current["run"]) == list(table["run"])
         if only_cells and same_rows:
@@ -140,7 +135,18 @@ class RunList:
         self._mark([])
         self.table.value = table
         self._mark(rows)
-        self._show_count(len(table))
+        if not self.filter_error:
+            self._show_count(len(table))
+
+    def _matches(self) -> pd.Series:
+        """Return which runs meet the filter: all of them if it is not valid."""
+        self.filter_error = ""
+        try:
+            return filter_runs(self.all_runs, self.filter.value_input or "")
+        except UserError as error:
+            self.filter_error = f"✖ {html.escape(str(error))}"
+            self.message.object = self.filter_error
+            return filter_runs(self.all_runs, "")
 
     def _formatted(self, table: pd.DataFrame) -> pd.DataFrame:
         if self.only_differing.value:

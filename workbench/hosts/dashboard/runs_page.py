@@ -160,11 +160,12 @@ class RunsPage:
         self.state.open_tab(TAB, tab_options=options)
 
     def _draw(self, selected: Sequence[str]) -> None:
+        error = ""
         try:
             is_shown = filter_runs(self.frame, self.filter.value or "").to_numpy(bool)
-        except UserError as error:
-            self.message.object = f"✖ {html.escape(str(error))}"
-            return
+        except UserError as invalid:
+            error = f"✖ {html.escape(str(invalid))}"
+            is_shown = np.ones(len(self.frame), bool)
         is_hidden = self.frame["hide"].to_numpy(bool)
         if not self.show_hidden.value:
             is_shown = is_shown & ~is_hidden
@@ -184,7 +185,7 @@ class RunsPage:
         count = f"{len(table)} of {len(self.frame)} runs, {len(selected)} selected for comparison"
         if is_hidden.any() and not self.show_hidden.value:
             count += f", {int(is_hidden.sum())} hidden"
-        self.message.object = f"{count}. Double-click tags or a note to edit it."
+        self.message.object = error or f"{count}. Double-click tags or a note to edit it."
 
     def _make_table(self, table: pd.DataFrame, group: str) -> pn.widgets.Tabulator:
         formatters: dict[str, Any] = {

@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.glossary import analysis_title
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.view_state import ViewState
@@ -80,7 +81,7 @@ class AnalysisGroup:
         analyses[current]  # made before its frame is put into the page
         self.body: Any = analyses.frames[names[0]]
         if len(names) > 1:
-            titles = [name.replace("_", " ").capitalize() for name in names]
+            titles = [analysis_title(name) for name in names]
             frames = [analyses.frames[name] for name in names]
             tabs = zip(titles, frames, strict=True)
             self.body = pmui.Tabs(*tabs, dynamic=False, sx=TAB_STYLE)

@@ -18,9 +18,9 @@ const STYLE = `
 .wb-lens .cell.held { border-bottom: 3px solid #E69F00; }
 .wb-lens .cell canvas { display: block; margin: 0 auto 2px; }
 .wb-lens canvas { image-rendering: pixelated; }
-.wb-lens .panels { display: flex; flex-wrap: wrap; gap: 10px; margin: 6px 0; }
+.wb-lens .panels { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 10px; margin: 6px 0; }
 .wb-lens figure { margin: 0; }
-.wb-lens figcaption { padding: 0 0 3px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.wb-lens figcaption { padding: 0 0 3px; overflow-wrap: anywhere; }
 .wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; box-sizing: border-box; touch-action: none; }
 .wb-lens .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
 .wb-lens .bar button { font: inherit; color: var(--wb-accent, inherit); background: none; border: 1px solid var(--wb-accent, #888a); border-radius: 4px;

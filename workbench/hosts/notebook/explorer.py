@@ -19,7 +19,7 @@ from workbench import analysis
 from workbench.analysis.base import Result, mime_bundle
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
-from workbench.core.glossary import OTHERS, tooltip
+from workbench.core.glossary import OTHERS, analysis_title, group_title, tooltip
 from workbench.hosts.js.jupyter import Theme
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.control_widgets import (
@@ -199,7 +199,7 @@ class Explorer:
 
     def __repr__(self) -> str:
         number = counted(len(self.workspace.runs), "run")
-        title = _title(self.state.analysis)
+        title = analysis_title(self.state.analysis)
         return f"Explorer of {self.workspace.folder}: {number}, showing {title}"
 
     def _repr_html_(self) -> str:
@@ -249,7 +249,7 @@ class ExplorerView:
         self.others = NameCheckboxes(names, state.runs[1:], "compared with")
         self.analysis = widgets.ToggleButtons(style={"button_width": "auto"})
         self.group = widgets.Dropdown(
-            options=list(self._analyses_by_group()),
+            options=[(group_title(group), group) for group in self._analyses_by_group()],
             description="analyses of",
             style=LABEL_STYLE,
             layout={"width": "auto"},
@@ -299,7 +299,9 @@ class ExplorerView:
         """Show buttons for the analyses in the group of one of them."""
         groups = self._analyses_by_group()
         self.group.value = next(group for group in groups if name in groups[group])
-        self.analysis.options = [(_title(other), other) for other in groups[self.group.value]]
+        self.analysis.options = [
+            (analysis_title(other), other) for other in groups[self.group.value]
+        ]
         self.analysis.value = name
 
     def _on_group(self, _: Any) -> None:
@@ -333,7 +335,9 @@ class ExplorerView:
             controls={name: widget.value for name, widget in self.controls.items()},
             side_by_side=self.side_by_side.value,
         )
-        self.task.start(f"computing {_title(self.analysis.value)}", self._compute, self._show)
+        self.task.start(
+            f"computing {analysis_title(self.analysis.value).lower()}", self._compute, self._show
+        )
 
     def _compute(self) -> tuple[Output, ...]:
         try:
@@ -355,10 +359,6 @@ class ExplorerView:
         for name, end in self._limits.items():
             if name in self.controls:
                 self.controls[name].max = max(end, self.controls[name].value)
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _guide_html(workspace: Workspace) -> str:

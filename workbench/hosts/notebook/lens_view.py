@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.core.glossary import axis_label, control_term
+from workbench.core.glossary import axis_label, choice_label, control_term
 from workbench.explore import MAX_MODES
 from workbench.hosts.js.jupyter import Module
 from workbench.hosts.notebook.background_task import BackgroundTask
@@ -66,7 +66,7 @@ def _lens_widgets(lens: Lens) -> dict[str, widgets.ValueWidget]:
     return {
         "over": _menu("over", axes, state.over),
         "show": _slider("show", state.show, low=1, high=MAX_ROWS),
-        "order": _menu("order", ORDERS, state.order),
+        "order": _menu("order", [(choice_label(order), order) for order in ORDERS], state.order),
         "step": _menu("step", steps, state.step or LAST_STEP),
         "token": _slider("token", state.token, low=0, high=lens.max_token),
         "mode": _slider("mode", state.mode, low=0, high=MAX_MODES - 1),

@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.analysis.base import Result
 from workbench.core.errors import RunError, UserError
+from workbench.core.glossary import analysis_title
 from workbench.core.progress import track
 from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.manifest import build_manifest, section_entries
@@ -18,7 +19,6 @@ from workbench.hosts.reports.sections import (
     CellOutput,
     ExecutedReport,
     SectionContent,
-    heading_of,
     read_sections,
     result_content,
     section_outputs,
@@ -150,7 +150,7 @@ def view_title(state: ViewState) -> str:
 
 
 def _heading(state: ViewState) -> str:
-    return heading_of(state.tab or state.analysis)
+    return analysis_title(state.tab or state.analysis)
 
 
 def _view_state(workspace: Workspace, view: View) -> ViewState:

@@ -38,7 +38,7 @@ def header_html(manifest: Mapping[str, Any]) -> str:
     created = manifest["created"].replace("T", " ")[:16]
     parameters = manifest["parameters"]
     facts = [str(parameters["author"])] if parameters.get("author") else []
-    facts += [_describe_run(run) for run in manifest["runs"][:1]]
+    facts += _describe_runs(manifest["runs"])
     facts += [count, f"created {created} UTC in {manifest['seconds']:.0f} s"]
     failed = [
         section["name"].replace("_", " ") for section in sections if section["state"] == "failed"
@@ -106,7 +106,16 @@ def _images_by_run(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def _describe_run(run: Mapping[str, Any]) -> str:
+def _describe_runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the runs are; of several, only what the table of runs does not have."""
+    if not runs:
+        return []
+    facts = _describe_run(runs[0])
+    return facts if len(runs) == 1 else [f"{len(runs)} runs", *facts[1:]]
+
+
+def _describe_run(run: Mapping[str, Any]) -> list[str]:
+    """Return the model of a run, its images and its seed."""
     data = run["data"]
     images = "samples of a generator for"
     if "of" in data:
@@ -117,8 +126,9 @@ def _describe_run(run: Mapping[str, Any]) -> str:
     if tokenizer:
         source = f" on {tokenizer['name']}{_origin(tokenizer)}"
     if run.get("imported"):
-        return f"{run['kind']}{_origin(run)}{source} · {described}"
-    return f"{run['kind']}, step {run['step']:,}{source} · {described} · seed {run['seed']}"
+        return [f"{run['kind']}{_origin(run)}{source}", described]
+    model = f"{run['kind']}, step {run['step']:,}{source}"
+    return [model, described, f"seed {run['seed']}"]
 
 
 def _origin(run: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from workbench.analysis.plotting.style import TOOLBAR_COLORS
 from workbench.core.errors import UserError
+from workbench.core.glossary import group_title
 from workbench.hosts.js import dark_figures, source
 from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
@@ -45,6 +46,7 @@ class ContentsEntry:
 
     id: str  # of the element before the heading
     heading: str
+    group: str = ""  # title of the group that begins with this entry
     applies: bool = True  # False if the section does not apply to the run
 
 
@@ -170,6 +172,7 @@ def _is_static(output: Any) -> bool:
 def _number_headings(notebook: Any) -> list[ContentsEntry]:
     """Give each cell or output with a heading an id, and return the table of contents."""
     contents: list[ContentsEntry] = []
+    group = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             contents += _contents_of(cell, cell.source, len(contents))
@@ -177,6 +180,9 @@ def _number_headings(notebook: Any) -> list[ContentsEntry]:
             markdown = output.get("data", {}).get(MARKDOWN_MIME, "")
             contents += _contents_of(output, markdown, len(contents))
             record = output.get("metadata", {}).get(METADATA_KEY, {})
+            if record.get("group", group) != group:
+                group = record["group"]
+                contents[-1].group = group_title(group)
             if contents and record.get("state") == "not_applicable":
                 contents[-1].applies = False
     return contents

@@ -19,6 +19,7 @@ from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result, mime_bundle
 from workbench.analysis.diagnosis.checks import Checks
 from workbench.core.errors import NotApplicable, RunError, UserError
+from workbench.core.glossary import analysis_title
 from workbench.core.progress import Cancelled
 from workbench.hosts.reports.rendering import render
 from workbench.storage.run import Run
@@ -205,6 +206,7 @@ class ReportWriter:
         from IPython.display import Markdown, display
 
         reasons: dict[str, NotApplicable] = {}
+        group_of = {name: group for group, names in analysis.groups().items() for name in names}
         for name, function in analysis.analyses().items():
             if name in self.analyses_done:
                 continue
@@ -215,13 +217,17 @@ class ReportWriter:
                 reasons[name] = reason
                 continue
             lead = str(getdoc(function)).partition("\n")[0]
-            display(Markdown(f"## {heading_of(name)}\n\n{lead}"))
+            heading = Markdown(f"## {analysis_title(name)}\n\n{lead}")
+            display(heading, metadata={METADATA_KEY: {"group": group_of[name]}})
             self.show(name)
         if reasons:
             lead = "Analyses that need what these runs do not have."
-            display(Markdown(f"## Not applicable\n\n{lead}"))
+            heading = Markdown(f"## Not applicable\n\n{lead}")
+            display(heading, metadata={METADATA_KEY: {"group": ""}})
         for name, reason in reasons.items():
-            self._add(name, partial(_raise, reason), f"{heading_of(name)}: ")
+            title = analysis_title(name)
+            prefix = "" if str(reason).startswith(title) else f"{title}: "
+            self._add(name, partial(_raise, reason), prefix)
 
     def _reason_against(self, name: str) -> NotApplicable | None:
         """Return why an analysis does not apply; None if it applies, or fails in another way."""
@@ -260,11 +266,6 @@ class ReportWriter:
 
         for output in section_outputs(name, compute, self.id_scopes, prefix):
             display(output.data, raw=True, metadata=output.metadata)
-
-
-def heading_of(name: str) -> str:
-    """Return the name of an analysis or tab as a heading."""
-    return name.replace("_", " ").capitalize()
 
 
 def result_content(result: Result) -> SectionContent:
