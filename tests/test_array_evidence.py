@@ -418,6 +418,13 @@ def safetensors_header(**entries) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
+def header_of(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
 def valid_bytes(suffix) -> bytes:
     buffer = io.BytesIO()
     if suffix == "npy":
@@ -456,6 +463,22 @@ HOSTILE = {
     "type.safetensors": safetensors_header(
         latents={"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}
     ),
+    "overlap.safetensors": safetensors_header(
+        latents={"dtype": "F32", "shape": [1, 1, 2], "data_offsets": [0, 8]},
+        codes={"dtype": "I32", "shape": [1, 1], "data_offsets": [4, 8]},
+    )
+    + bytes(8),
+    "hole.safetensors": safetensors_header(
+        latents={"dtype": "F32", "shape": [1, 1, 2], "data_offsets": [8, 16]}
+    )
+    + bytes(16),
+    "axes.safetensors": safetensors_header(
+        latents={"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]}
+    )
+    + bytes(4),
+    "nothing.npy": header_of((0, 2**62, 2**62)),
+    "axes.npy": header_of((1,) * 70) + bytes(4),
+    "truth.npy": header_of((True, 1, 1)) + bytes(4),
     "entry.safetensors": safetensors_header(latents=[1, 2]),
     "negative.safetensors": safetensors_header(
         latents={"dtype": "F32", "shape": [-1, 2], "data_offsets": [0, 8]}

@@ -81,6 +81,12 @@ def assert_refused(result: tuple[int, str], *names: str) -> None:
     assert all(name in text for name in names), text
 
 
+def test_names_cannot_control_the_terminal(command_line, tmp_path):
+    code, text = command_line("watch", tmp_path / "\x1b]0;title\x07\u202e")
+    assert code == 1 and r"\x1b]0;title\x07\u202e" in text
+    assert text.replace("\n", "").isprintable()
+
+
 # Commands
 
 

@@ -129,6 +129,37 @@ def write_sample_without_class(path: Path) -> Path:
     return path / "set.tar"
 
 
+def write_tar_of_negative_size(path: Path) -> Path:
+    header = bytearray(tarfile.TarInfo("a/1.png").tobuf())
+    header[124:136] = 10 * b"\xff" + b"\xfe\0"  # -512, with which old versions of tarfile never end
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * ord(" ") + sum(header[156:]))
+    (path / "set.tar").write_bytes(bytes(header) + bytes(1024))
+    return path / "set.tar"
+
+
+def write_sparse_tar(path: Path) -> Path:
+    member = tarfile.TarInfo("a/1.png")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    with tarfile.open(path / "set.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    return path / "set.tar"
+
+
+def write_zip_of_newer_version(path: Path) -> Path:
+    write_zip(path / "set.zip", {"1.png": png(0)})
+    content = (path / "set.zip").read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    (path / "set.zip").write_bytes(content[: entry + 6] + b"\xff" + content[entry + 7 :])
+    return path / "set.zip"
+
+
+def write_zip_name_that_is_not_utf8(path: Path) -> Path:
+    write_zip(path / "set.zip", {"\N{LATIN SMALL LETTER E WITH ACUTE}.png": png(0)})
+    content = (path / "set.zip").read_bytes()
+    (path / "set.zip").write_bytes(content.replace(b"\xc3\xa9", b"\xc3\xc3"))
+    return path / "set.zip"
+
+
 def write_text_as_zip(path: Path) -> Path:
     (path / "set.zip").write_text("no archive")
     return path / "set.zip"
@@ -166,6 +197,10 @@ def write_damaged_dataset(path: Path) -> Path:
         write_truncated_tar,
         write_compressed_tar,
         write_sample_without_class,
+        write_tar_of_negative_size,
+        write_sparse_tar,
+        write_zip_of_newer_version,
+        write_zip_name_that_is_not_utf8,
         write_text_as_zip,
         write_pickled_array,
         write_floats,

@@ -320,9 +320,28 @@ def test_other_and_hidden_files_are_ignored(tmp_path):
     assert len(load(str(tmp_path))) + len(load(str(tmp_path), split="test")) == 2
 
 
-def test_link_to_a_parent_folder_ends(cats_and_dogs):
-    (cats_and_dogs / "cats" / "again").symlink_to(cats_and_dogs, target_is_directory=True)
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_link_to_a_folder_above_is_not_followed(cats_and_dogs, target):
+    (cats_and_dogs / "cats" / "again").symlink_to(cats_and_dogs / target, target_is_directory=True)
+    noise().save(cats_and_dogs.parent / "stray.png")
     assert len(load(str(cats_and_dogs))) == 18
+
+
+def test_whole_file_system_is_refused(monkeypatch):
+    monkeypatch.setattr("os.walk", lambda *_, **__: pytest.fail("It takes minutes to list."))
+    with pytest.raises(UserError):
+        load("/")
+
+
+def test_jpeg_file_of_many_scans_is_refused(monkeypatch):
+    file = io.BytesIO()
+    noise().save(file, "jpeg", progressive=True)
+    content = file.getvalue()
+    last_scan = content[content.rindex(b"\xff\xda") : -2]
+    monkeypatch.setattr("workbench.data.decode.MAX_SCANNED_PIXELS", 32 * 32 * 20)
+    assert decode(content, "ten scans").shape == (32, 32, 3)
+    with pytest.raises(UserError, match="scans"):
+        decode(content[:-2] + 20 * last_scan + content[-2:], "thirty scans")
 
 
 def test_short_side_is_resized_and_center_cropped(tmp_path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from workbench.core.errors import RunError
+from workbench.storage import evidence_files
 from workbench.storage.atomic import write_text
-from workbench.storage.evidence import Evidence
+from workbench.storage.evidence import Evidence, verify_evidence
 from workbench.storage.leftovers import (
     FOREIGN_AGE_S,
     previous_path,
@@ -154,6 +155,28 @@ def test_reader_waits_for_a_living_writer(tmp_path):
     assert run.evidence_steps == [5]
     assert value_of(run.evidence()) == 3
     timer.join()
+
+
+def test_evidence_that_is_replaced_while_it_is_verified_is_whole(tmp_path, monkeypatch):
+    folder = tmp_path / "step-000005"
+    save(folder, 3)
+    check_file = evidence_files._check_file
+
+    def replace_once(path: Path, digest: str) -> None:
+        monkeypatch.setattr(evidence_files, "_check_file", check_file)
+        save(folder, 4)
+        check_file(path, digest)
+
+    monkeypatch.setattr(evidence_files, "_check_file", replace_once)
+    verify_evidence(folder)
+
+
+def test_evidence_that_returns_between_two_looks_is_found(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "a", {"class": "workbench.tests:Table", "settings": {}})
+    save(run.evidence_folder(5), 3)
+    looks = iter([[], [5]])  # a writer moves the folder away, and back before the other look
+    monkeypatch.setattr("workbench.storage.run.steps_in", lambda folder: next(looks))
+    assert run.evidence_steps == [5]
 
 
 def test_scratch_folder_of_a_killed_process_is_removed(tmp_path, monkeypatch):

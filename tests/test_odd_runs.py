@@ -211,10 +211,18 @@ def test_link_to_itself_hides_no_run(runs, place):
     assert workspace.collected("odd") == [4]
 
 
-def test_name_that_is_not_utf8_is_refused(runs):
-    (runs / "odd").rename(os.fsdecode(os.fsencode(runs) + b"/odd\xe9"))
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"odd\xe9", r"odd\xe9"),  # not UTF-8
+        (b"odd\x1b]0;title\x07", r"odd\x1b]0;title\x07"),  # a command to the terminal
+        ("odd\u202efig.exe".encode(), r"odd\u202efig.exe"),  # shown as another name
+    ],
+)
+def test_name_that_cannot_be_shown_is_refused(runs, name, shown):
+    (runs / "odd").rename(os.fsdecode(os.fsencode(runs) + b"/" + name))
     workspace = look_at(runs)
-    assert set(workspace.runs) == {"healthy"} and "odd\\xe9" in workspace.refused[0]
+    assert set(workspace.runs) == {"healthy"} and shown in workspace.refused[0]
 
 
 def test_unreadable_status_is_refused(runs, monkeypatch):

@@ -10,8 +10,11 @@ import io
 import json
 import math
 import os
+import resource
 import shutil
 import signal
+import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -30,6 +34,7 @@ from workbench.analysis import result_serialization
 from workbench.analysis.codebook.usage import codebook_usage
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError
+from workbench.data import load
 from workbench.data.decode import decode
 from workbench.hosts.reports.gallery import gallery
 from workbench.hosts.reports.manifest import manifest_path, read_manifest
@@ -48,6 +53,7 @@ from workbench.workspace.view_state import ViewState
 
 pytestmark = pytest.mark.slow
 MAX_SECONDS = 10
+HUGE_BYTES = 2**36
 MIN_CASES = 5000
 NUM_CASES: Counter[str] = Counter()
 
@@ -441,7 +447,19 @@ def test_damaged_file_is_read_or_refused(folder, name):
         path.write_bytes(original)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "loop", "nowhere", "empty"])
+@contextlib.contextmanager
+def memory_limit() -> Iterator[None]:
+    """Raise MemoryError in place of reading a huge file."""
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_DATA, (used + HUGE_BYTES // 2, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "loop", "nowhere", "empty", "huge"])
 @pytest.mark.parametrize("name", FILES)
 def test_special_file_never_blocks(folder, tmp_path, name, kind):
     file = FILES[name]()
@@ -454,10 +472,13 @@ def test_special_file_never_blocks(folder, tmp_path, name, kind):
         path.mkdir()
     elif kind == "empty":
         path.touch()
+    elif kind == "huge":
+        with path.open("wb") as sparse:
+            sparse.truncate(HUGE_BYTES)
     else:
         path.symlink_to({"device": "/dev/zero", "loop": path, "nowhere": "nowhere"}[kind])
     NUM_CASES["special files"] += 1
-    with time_limit(), contextlib.suppress(UserError, ValueError):
+    with time_limit(), memory_limit(), contextlib.suppress(UserError, ValueError):
         file.read(copy, b"{}")
 
 
@@ -587,6 +608,39 @@ def test_damaged_image_is_decoded_or_refused(kind):
         assert kind != "PNG" or np.array_equal(image, pixels)
 
     run_cases("image", bytes_of(original), 90, read)
+
+
+def archive_content(suffix: str) -> bytes:
+    """Return an archive of three images, whose names are not ASCII."""
+    buffer = io.BytesIO()
+    members = {
+        f"{name}/\N{LATIN SMALL LETTER E WITH ACUTE}.png": image_content("PNG") for name in "abc"
+    }
+    if suffix == ".zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_archive_is_read_or_refused(tmp_path, suffix):
+    path = tmp_path / f"images{suffix}"
+    pixels = decode(image_content("PNG"), "original")
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        images = load(str(path), split="all")
+        assert all(np.array_equal(image, pixels) for image in images.read())
+
+    run_cases("archive of images", bytes_of(archive_content(suffix)), 250, read)
 
 
 def test_number_of_cases(capsys):

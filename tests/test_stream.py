@@ -253,6 +253,8 @@ def test_webdataset_shards_are_a_stream(shards):
     assert len(images) == 5 and labels.tolist() == [value % 3 for value in range(25, 30)]
     held_out = load(f"stream:{shards}", split="test", side=8, channels=1)
     assert held_out.pixels[:, 0, 0, 0].tolist() == list(range(30, 36))
+    one_file = load(f"stream:{shards / 'val-0.tar'}", split="test", side=8, channels=1)
+    assert one_file.pixels[:, 0, 0, 0].tolist() == list(range(30, 36))
 
 
 def test_latents_are_encoded_from_webdataset_shards(shards, tmp_path):

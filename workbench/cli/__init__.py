@@ -17,6 +17,7 @@ from workbench.cli import (
     train,
     watch,
 )
+from workbench.cli.output import echo, plain
 from workbench.core.errors import UserError, is_out_of_memory, missing_extra
 
 app = typer.Typer(
@@ -59,14 +60,14 @@ def main() -> None:
         # typer prints nothing on Ctrl-C.
         cause = exit_request.__context__.__cause__ if exit_request.__context__ else None
         if isinstance(cause, KeyboardInterrupt):
-            typer.echo(
+            echo(
                 "workbench: Interrupted. All files are complete; "
                 "the same command can be run again.",
                 err=True,
             )
         raise
     except UserError as error:
-        sys.exit(f"workbench: {error}")
+        sys.exit(f"workbench: {plain(error)}")
     except RecursionError:
         sys.exit("workbench: A path or a file is nested too deeply to be read.")
     except (MemoryError, RuntimeError) as error:
@@ -79,7 +80,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"workbench: {missing_extra(str(error.name), 'all')}")
     except (FileExistsError, NotADirectoryError) as error:
-        sys.exit(f"workbench: {error.filename} is a file where a folder is needed.")
+        sys.exit(f"workbench: {plain(error.filename)} is a file where a folder is needed.")
     except OSError as error:
         location = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"workbench: {error.strerror or error}{location}.")
+        sys.exit(f"workbench: {plain(error.strerror or error)}{plain(location)}.")

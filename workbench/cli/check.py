@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import TrustOption
+from workbench.cli.output import echo
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.core.errors import UserError
 
@@ -30,11 +31,11 @@ def check(
     table = contract.check(class_path, trust=trust or (), **settings)
     width = table["promise"].str.len().max() + 2
     for _, row in table.iterrows():
-        typer.echo(f"{row['result']:<6}{row['promise']:<{width}}{row['reason']}".rstrip())
+        echo(f"{row['result']:<6}{row['promise']:<{width}}{row['reason']}".rstrip())
     failed = (table["result"] == contract.FAILED).sum()
     if failed:
         raise UserError(f"{class_path} fails {failed} of {len(table)} checks.")
-    typer.echo(f"{class_path} can be trained and analyzed.")
+    echo(f"{class_path} can be trained and analyzed.")
 
 
 def add_commands(app: typer.Typer) -> None:

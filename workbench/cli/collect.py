@@ -20,7 +20,7 @@ from workbench.cli.options import (
     SkippedCollectors,
     TrustOption,
 )
-from workbench.cli.output import shorten_warnings
+from workbench.cli.output import echo, shorten_warnings
 
 
 def collect(
@@ -56,7 +56,7 @@ def collect(
     with joined_processes() as processes:
         is_main = processes.is_main
         if is_main and source.config.data is not None and source.config.data.summary is not None:
-            typer.echo(source.config.data.summary, err=True)
+            echo(source.config.data.summary, err=True)
         with collecting_bar(opened.name, is_shown=is_main):
             evidence = collect_evidence(
                 opened,
@@ -73,7 +73,7 @@ def collect(
                 processes=processes,
             )
         if is_main:
-            typer.echo(evidence)
+            echo(evidence)
 
 
 def statistics(
@@ -106,7 +106,7 @@ def statistics(
         side=side,
         limit=limit,
     )
-    typer.echo(
+    echo(
         f"Wrote the statistics of {written.features.count:,} images"
         f" ({written.features.dim:,} features) to {out}."
     )
@@ -155,9 +155,9 @@ def export(
         limit=limit,
         trust=trust or (),
     )
-    typer.echo(f"Wrote {', '.join(result.arrays)} of {result.images:,} images to {out}.")
+    echo(f"Wrote {', '.join(result.arrays)} of {result.images:,} images to {out}.")
     if result.stats is not None:
-        typer.echo(
+        echo(
             f"scaling_factor {result.stats.scaling_factor:.6g}, "
             f"shift_factor {result.stats.mean:.6g} (see latent_stats.json)"
         )

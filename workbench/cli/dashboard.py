@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import TrustOption
+from workbench.cli.output import echo
 from workbench.core.errors import UserError
 
 DEFAULT_PORT = 8765
@@ -54,7 +55,7 @@ def dashboard(
             allow_hosts=allow_host or (),
             origins=origin or (),
             trust=trust or (),
-            on_ready=lambda link: typer.echo(f"The dashboard is at {link}"),
+            on_ready=lambda link: echo(f"The dashboard is at {link}"),
         )
     except OSError as error:
         reason = error.strerror or error

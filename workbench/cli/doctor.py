@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from workbench.cli.dashboard import DEFAULT_PORT
+from workbench.cli.output import echo
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.core.cores import available_cores
 from workbench.core.errors import UserError, install_command
@@ -64,7 +65,7 @@ def doctor(
     rows |= _metric_networks()
     width = max(len(name) for name in rows) + 2
     for name, state in rows.items():
-        typer.echo(f"{name:<{width}}{state}")
+        echo(f"{name:<{width}}{state}")
 
 
 def _print_throughput(recipe: str, data: str | None, settings: dict[str, Any]) -> None:
@@ -80,8 +81,8 @@ def _print_throughput(recipe: str, data: str | None, settings: dict[str, Any]) -
     rows[f"training, {measured.step_images} images per step"] = measured.training
     width = max(len(name) for name in rows) + 2
     for name, rate in rows.items():
-        typer.echo(f"{name:<{width}}{rate:>9,.1f} images/s")
-    typer.echo(measured.bottleneck)
+        echo(f"{name:<{width}}{rate:>9,.1f} images/s")
+    echo(measured.bottleneck)
 
 
 def _metric_networks() -> dict[str, str]:

@@ -18,7 +18,7 @@ from workbench.cli.options import (
     SkippedCollectors,
     TrustOption,
 )
-from workbench.cli.output import shorten_warnings
+from workbench.cli.output import echo, shorten_warnings
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
@@ -131,8 +131,8 @@ def evaluate(
     if not is_main:
         return
     for note in run.config.imported.notes if run.config.imported else ():
-        typer.echo(f"workbench: {note}", err=True)
-    typer.echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")
+        echo(f"workbench: {note}", err=True)
+    echo(f"Evaluated {run.folder}. Open it with: workbench dashboard {run.folder.parent}")
 
 
 def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
@@ -155,7 +155,7 @@ def _evaluate_sweep(context: typer.Context, sweep: Path, out: Path) -> None:
     options |= parse_settings(context, arguments)
     runs = evaluate_sweep(read_parameter_list(sweep), out, **options)
     number = counted(len(runs), "model")
-    typer.echo(f"Evaluated {number}. Open the runs with: workbench dashboard {out}")
+    echo(f"Evaluated {number}. Open the runs with: workbench dashboard {out}")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli.output import echo
+
 
 def models(
     family: Annotated[
@@ -30,10 +32,10 @@ def models(
             raise unknown("family with published figures", family, set(families))
         table = table[families == family]
     rows = table[list(MODEL_COLUMNS)].astype(object)
-    typer.echo(rows.where(rows.notna(), "").to_string(index=False))
-    typer.echo("\nSources of the figures, and remarks on them:")
+    echo(rows.where(rows.notna(), "").to_string(index=False))
+    echo("\nSources of the figures, and remarks on them:")
     for (source, notes), group in table.groupby(["source", "notes"], sort=False):
-        typer.echo(f"- {'; '.join(group['name'])}: {source}{notes and f' ({notes})'}")
+        echo(f"- {'; '.join(group['name'])}: {source}{notes and f' ({notes})'}")
 
 
 def list_runs(
@@ -49,11 +51,11 @@ def list_runs(
     workspace = Workspace(runs)
     table = workspace.table()
     if table.empty:
-        typer.echo(f"There are no runs in {runs}. Train one: workbench train --help")
+        echo(f"There are no runs in {runs}. Train one: workbench train --help")
     else:
-        typer.echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
+        echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
     for sentence in workspace.refused:
-        typer.echo(f"workbench: {sentence}", err=True)
+        echo(f"workbench: {sentence}", err=True)
 
 
 def add_commands(app: typer.Typer) -> None:

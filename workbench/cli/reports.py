@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import DaskScheduler
+from workbench.cli.output import echo
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.cli.settings_help import HelpSections, command_with_settings, first_argument
 
@@ -35,7 +36,7 @@ def report(
     """
     from workbench.hosts.reports.report import report as write_report
 
-    typer.echo(write_report(template, out, **parse_settings(context)).resolve())
+    echo(write_report(template, out, **parse_settings(context)).resolve())
 
 
 def sweep(
@@ -83,7 +84,7 @@ def sweep(
         **parse_settings(context),
     }
     index = sweeps.sweep(template, sweeps.parameter_sets(grid, points), out, **options)
-    typer.echo(index.resolve())
+    echo(index.resolve())
 
 
 def gallery(
@@ -96,7 +97,7 @@ def gallery(
     """
     from workbench.hosts.reports.gallery import gallery as write_gallery
 
-    typer.echo(write_gallery(folder).resolve())
+    echo(write_gallery(folder).resolve())
 
 
 def _help_sections(arguments: Sequence[str]) -> HelpSections:

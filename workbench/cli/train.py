@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import TrustOption
-from workbench.cli.output import shorten_warnings
+from workbench.cli.output import echo, shorten_warnings
 from workbench.cli.settings import ACCEPTS_SETTINGS, parse_settings
 from workbench.cli.settings_help import (
     HelpSections,
@@ -87,14 +87,14 @@ def train(
     run = in_process.train(target, out, trust=trust or (), collect=collect, **settings)
     status = run.status()
     if status["state"] != "finished":
-        typer.echo(
+        echo(
             f"Stopped at step {status['step']} of {status['steps']}. "
             "Run the same command to resume.",
             err=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED)
     if os.environ.get("RANK", "0") == "0":  # only the main process prints
-        typer.echo(
+        echo(
             f"Trained {run.folder}: {status['step']} steps. "
             f"Open it with: workbench dashboard {run.folder.parent}"
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.options import RunFolder
+from workbench.cli.output import echo
 
 POLL_INTERVAL_S = 0.5  # seconds between two reads of the status by `watch`
 
@@ -38,12 +39,12 @@ def watch(
     opened = Run(run)
     if ask is not None:
         number = opened.ask(ask, term=term, value=value)
-        typer.echo(
+        echo(
             f"Sent command {number} ({ask}) to {run}. A running process applies it after its step."
         )
         return
     if once or opened.config.imported is not None:  # nothing to follow
-        typer.echo(repr(opened))
+        echo(repr(opened))
         return
     status = opened.status()
     log = JsonlTail(opened.folder / "log.jsonl", is_log_record)
@@ -59,7 +60,7 @@ def watch(
             time.sleep(POLL_INTERVAL_S)
             status = opened.status()
         bar.update(status["step"] - bar.n)
-    typer.echo(repr(opened))
+    echo(repr(opened))
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -11,10 +11,11 @@ from workbench.collect.images import extractor_outputs
 from workbench.core.errors import UserError
 from workbench.core.image_size import AnySide
 from workbench.core.moments import Moments
+from workbench.core.printable import printable
 from workbench.data import Pixels, load
 from workbench.features import FeatureExtractor, get_feature_extractor
 from workbench.storage import adm
-from workbench.storage.files import file_digest, printable
+from workbench.storage.files import file_digest
 
 ADM_PREFIX = "VIRTUAL_"  # of the names of ADM's reference files
 DIGEST_DIGITS = 8

@@ -12,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from workbench.core.archive_errors import TAR_ERRORS, ZIP_ERRORS
 from workbench.core.errors import UserError
 from workbench.data.decode import MAX_FILE_BYTES
 from workbench.data.encoded import NameTable
@@ -50,12 +51,12 @@ class ZipImages:
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, *ZIP_ERRORS) as error:
             raise UserError(f"{self.path} cannot be read as a zip file ({error}).") from None
 
     def layout(self, source: str) -> Layout:
         """Return the layout of the members."""
-        names = [info.filename for info in self._archive.infolist() if not info.is_dir()]
+        names = [name for name in self._archive.namelist() if name and not name.endswith("/")]
         listing = Listing.from_names(name for name in names if _is_visible(name))
         return find_layout(listing, source, self._text)
 
@@ -129,7 +130,7 @@ class ZipMembers:
         try:
             with self.path.open("rb") as file:
                 return _read_member(file, member)
-        except (OSError, RuntimeError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except (OSError, *ZIP_ERRORS) as error:
             raise UserError(f"{name} in {self.path} cannot be read ({error}).") from None
 
     def identity(self, indices: np.ndarray) -> Iterator[str]:
@@ -180,11 +181,11 @@ class TarImages:
             prefix = f"{path.name}/" if len(self.files) > 1 else ""
             try:
                 with tarfile.open(path, "r:") as archive:
-                    for info in archive:
+                    for info in members_of(archive):
                         name = PurePosixPath(info.name).as_posix()
                         if info.isreg() and _is_visible(name):
                             members[prefix + name] = (path, info.offset_data, info.size)
-            except (OSError, tarfile.TarError) as error:
+            except (OSError, *TAR_ERRORS) as error:
                 raise UserError(
                     f"{path} cannot be read as an uncompressed tar file ({error}); copy it again,"
                     " or decompress it."
@@ -292,6 +293,21 @@ class TarMembers:
         """Yield the name and the size of each member."""
         for index in indices.tolist():
             yield f"{self.names[index]} {self.positions[index, 2]}"
+
+
+def members_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar file.
+
+    Raises
+    ------
+    TarError
+        If a header is damaged. Some versions of tarfile accept members of negative size, with which
+        an archive has no end.
+    """
+    for member in archive:
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes")
+        yield member
 
 
 def tar_files(path: Path) -> list[Path]:

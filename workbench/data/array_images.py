@@ -1,8 +1,8 @@
 """Images in .npy and .npz files, such as the sample batches of ADM."""
 
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import TemporaryFile
+from shutil import copyfileobj, disk_usage
+from tempfile import TemporaryFile, gettempdir
 from typing import Literal
 from zipfile import ZipFile
 
@@ -113,6 +113,9 @@ def _load(path: Path, source: str) -> tuple[np.ndarray, np.ndarray | None]:
 def _map_member(archive: ZipFile, name: str) -> np.ndarray:
     """Memory-map an array of an .npz file, through a temporary file that is already deleted."""
     member = name if name in archive.namelist() else f"{name}.npy"
+    num_bytes = archive.getinfo(member).file_size
+    if num_bytes > disk_usage(gettempdir()).free:
+        raise ValueError(f"{name} has {num_bytes:,} bytes, more than {gettempdir()} has space for")
     with archive.open(member) as stored, TemporaryFile() as copy:
         version = np.lib.format.read_magic(stored)
         read_header = {

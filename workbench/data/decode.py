@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MIN_SIDE = 8  # pixels of the short side
 MAX_ENLARGEMENT = 4
 MAX_FILE_BYTES = 500_000_000
+JPEG_START_OF_SCAN = b"\xff\xda"
+MAX_SCANNED_PIXELS = 2**31  # 24 scans of the largest image; cameras and editors write about 10
 WHITE = 65535  # of 16 bits
 TIFF_MAX_SAMPLE_VALUE = 281
 EXIF_ORIENTATION = 274
@@ -174,6 +176,7 @@ def decode_picture(
         with open_image(io.BytesIO(data)) as opened:
             stored_size = _stored_size(opened, size)
             _check_size(opened, name, stored_size)
+            _check_scans(opened, data, name)
             if is_check:
                 opened.draft(None, (1, 1))
             elif reduced and stored_size is not None:
@@ -247,6 +250,16 @@ def _check_size(image: "Image.Image", name: str, size: ImageSize | None) -> None
     if min_height != min_width:
         smallest = f"it must have at least {min_width} x {min_height}"
     raise UserError(f"{name} is {image.width} x {image.height} pixels; {smallest}.")
+
+
+def _check_scans(image: "Image.Image", data: bytes, name: str) -> None:
+    """Refuse a progressive JPEG file whose many scans would take minutes to decode."""
+    if image.format != "JPEG":
+        return
+    # Within the coded pixels, a byte of this value is always followed by a zero.
+    num_scans = data.count(JPEG_START_OF_SCAN)
+    if num_scans * image.width * image.height > MAX_SCANNED_PIXELS:
+        raise UserError(f"{name} has {num_scans:,} scans; save it again as a baseline JPEG file.")
 
 
 def _white_level(image: "Image.Image") -> int:

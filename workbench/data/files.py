@@ -148,13 +148,30 @@ def chosen_split(layout: Layout, split: str, source: str) -> str:
 
 
 def list_folder(root: Path) -> Listing:
-    """Return the visible files of a folder and its subfolders."""
+    """Return the visible files of a folder and its subfolders.
+
+    Raises
+    ------
+    UserError
+        If it is the root of the file system, or its subfolders are nested too deeply.
+    """
+    top = root.resolve()
+    if top == Path(top.anchor):
+        raise UserError(f"{root} is the whole file system; name the folder that has the images.")
+    try:
+        return _walk(root, above={*top.parents})
+    except RecursionError:
+        raise UserError(f"The folders in {root} are nested too deeply to be read.") from None
+
+
+def _walk(root: Path, above: set[Path]) -> Listing:
+    """List a folder without what is linked again, or is a link to a folder above it."""
     problems: list[str] = []
 
     def add_problem(error: OSError) -> None:
         problems.append(f"{error.filename} cannot be listed ({error.strerror}).")
 
-    visited: set[Path] = set()
+    visited = above
     files: list[str] = []
     every_folder: list[str] = []
     for current, folders, names in os.walk(root, onerror=add_problem, followlinks=True):

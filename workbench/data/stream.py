@@ -478,7 +478,8 @@ def _open_table(name: str, split: str) -> "datasets.IterableDataset":
     import datasets
 
     path = Path(name).expanduser()
-    tables = parquet_files(path) if path.exists() else {}
+    is_archive = path.is_file() and path.suffix.lower() == ".tar"
+    tables = parquet_files(path) if path.exists() and not is_archive else {}
     shards = shard_files(path) if path.exists() and not tables else {}
     files = tables or shards
     if path.exists() and split not in files:

@@ -5,8 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.core.archive_errors import TAR_ERRORS
 from workbench.core.errors import UserError
-from workbench.data.archives import CLASS_EXTENSION, check_bytes, check_end, tar_files
+from workbench.data.archives import (
+    CLASS_EXTENSION,
+    check_bytes,
+    check_end,
+    members_of,
+    tar_files,
+)
 from workbench.data.layout import EXTENSIONS
 from workbench.data.split import TEST_NAMES
 
@@ -94,7 +101,7 @@ def samples(files: Sequence[str], has_classes: bool) -> Iterator[dict[str, Any]]
         sample = _Sample(file, has_classes)
         try:
             with tarfile.open(file, "r:") as archive:
-                for member in archive:
+                for member in members_of(archive):
                     if not member.isreg():
                         continue
                     key, extension = _split_name(member.name)
@@ -106,7 +113,9 @@ def samples(files: Sequence[str], has_classes: bool) -> Iterator[dict[str, Any]]
                         content = archive.extractfile(member)
                         assert content is not None  # it is a regular file
                         sample.add(extension, content.read())
-        except (OSError, tarfile.TarError) as error:
+        except UserError:
+            raise
+        except (OSError, *TAR_ERRORS) as error:
             raise UserError(f"{file} cannot be read ({error}); copy it again.") from None
         yield from sample.rows()
 
@@ -164,13 +173,13 @@ def _has_classes(file: Path) -> bool:
     first_key = ""
     try:
         with tarfile.open(file, "r:") as archive:
-            for member in archive:
+            for member in members_of(archive):
                 key, extension = _split_name(member.name)
                 first_key = first_key or key
                 if key != first_key:
                     return False
                 if extension == CLASS_EXTENSION:
                     return True
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, *TAR_ERRORS) as error:
         raise UserError(f"{file} cannot be read as an uncompressed tar file ({error}).") from None
     return False

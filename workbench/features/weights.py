@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import UserError
-from workbench.storage.files import file_digest, printable
+from workbench.core.printable import printable
+from workbench.storage.files import file_digest
 from workbench.storage.foreign_weights import check_names, read_weights
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import AnySide, ImageSize
+from workbench.core.printable import escape_controls
 from workbench.launch.trainables import Trainable, load_class, recipes_for, split_recipe
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig, LatentsConfig, RunConfig, RunReference
@@ -124,7 +125,7 @@ def print_summary(run_config: RunConfig, data: DataConfig | None) -> None:
     if run_config.is_generator and run_config.settings.get("classes") == 1:
         sentences.append(UNCONDITIONAL)
     for sentence in filter(None, sentences):
-        tqdm.write(sentence, file=sys.stderr)
+        tqdm.write(escape_controls(sentence), file=sys.stderr)
 
 
 def resolve_latents(

@@ -8,7 +8,6 @@ Reference: Dhariwal and Nichol, arXiv 2105.05233.
 """
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from typing import IO
 
 import numpy as np
 
+from workbench.core.archive_errors import ZIP_ERRORS
 from workbench.core.errors import UserError
 from workbench.core.moments import Moments
+from workbench.core.printable import printable
 from workbench.storage.atomic import atomic_path
-from workbench.storage.files import open_regular, printable
+from workbench.storage.files import HEADER_ERRORS, open_regular
 
 BLOCK_IMAGES = 256
 POOLED = ("mu", "sigma")
@@ -165,9 +166,9 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise UserError(f"{printable(path)} does not exist.") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (*ZIP_ERRORS, *HEADER_ERRORS) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{printable(path)} is not a complete .npz archive ({reason}).") from None
 

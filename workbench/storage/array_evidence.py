@@ -31,6 +31,7 @@ import numpy.typing as npt
 from workbench import __version__
 from workbench.core.errors import UserError
 from workbench.core.fingerprint import FINGERPRINT_DIGITS, image_fingerprint
+from workbench.core.printable import printable
 from workbench.storage.array_agreement import (
     check_codes_fit,
     check_codewords_fit,
@@ -43,7 +44,6 @@ from workbench.storage.array_columns import COLUMNS, Column, Grid, chunks
 from workbench.storage.array_files import ArrayFiles, Parts, read_array_files
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence import ARRAYS, Evidence
-from workbench.storage.files import printable
 from workbench.storage.mapped_array import create_scratch_array
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
 from workbench.storage.run_config import DataConfig, ImportedConfig, ScaleConfig

@@ -8,17 +8,19 @@ into memory; `.npz`, parquet and files of single images are read. Nothing is eve
 """
 
 import math
+import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
+from workbench.core.archive_errors import ZIP_ERRORS
 from workbench.core.errors import UserError, missing_extra, unknown
+from workbench.core.printable import printable
 from workbench.storage.files import (
     HEADER_ERRORS,
     DamagedError,
@@ -27,7 +29,6 @@ from workbench.storage.files import (
     map_values,
     open_regular,
     parse_json,
-    printable,
     read_bytes,
     unreadable,
 )
@@ -71,17 +72,7 @@ SAFETENSORS_DTYPES = {
     "F64": "<f8",
     "BF16": "<u2",
 }
-# RuntimeError: the file is encrypted. NotImplementedError: its compression is unknown.
-NPZ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    NotImplementedError,
-    *HEADER_ERRORS,
-)
+NPZ_ERRORS = (*ZIP_ERRORS, *HEADER_ERRORS, KeyError)
 Arrays = dict[str, np.ndarray]
 
 
@@ -293,6 +284,9 @@ def _read_npy(path: Path) -> Arrays:
 def _read_npz(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as content:
+            num_bytes = sum(member.file_size for member in content.zip.infolist())
+            if num_bytes > psutil.virtual_memory().available:
+                raise MemoryError
             return {name: content[name] for name in content.files}
     except NPZ_ERRORS as error:
         raise DamagedError(str(error) or "it is not a zip file") from None
@@ -311,6 +305,7 @@ def _read_safetensors(path: Path) -> Arrays:
             raise DamagedError("its header is not a table")
         tensors = {name: value for name, value in header.items() if name != "__metadata__"}
         arrays = {}
+        ranges = []
         for name, tensor in tensors.items():
             dtype_name, shape, start, end = _tensor_entry(name, tensor)
             dtype = np.dtype(SAFETENSORS_DTYPES[dtype_name])
@@ -319,8 +314,27 @@ def _read_safetensors(path: Path) -> Arrays:
             values = map_values(path, file, dtype, math.prod(shape), 8 + length + start)
             if dtype_name == "BF16":
                 values = (values.astype(np.uint32) << 16).view(np.float32)
-            arrays[name] = values.reshape(shape)
+            arrays[name] = _reshaped(name, values, shape)
+            ranges.append((start, end))
+        num_bytes = os.fstat(file.fileno()).st_size - 8 - length
+        if not _cover(ranges, num_bytes):
+            raise DamagedError("its tensors overlap, or some bytes belong to no tensor")
     return arrays
+
+
+def _cover(ranges: Sequence[tuple[int, int]], num_bytes: int) -> bool:
+    """Return True if ranges follow each other from 0 to a number of bytes, as is required."""
+    ordered = sorted(ranges)
+    starts = [start for start, _ in ordered]
+    ends = [end for _, end in ordered]
+    return [*starts, num_bytes] == [0, *ends]
+
+
+def _reshaped(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # more than 64 axes, or an empty array of absurd lengths
+        raise DamagedError(f"{name}: {error}") from None
 
 
 def _tensor_entry(name: str, tensor: Any) -> tuple[str, tuple[int, ...], int, int]:

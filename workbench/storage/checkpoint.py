@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError
+from workbench.core.printable import printable
 from workbench.storage.atomic import atomic_path
-from workbench.storage.files import open_regular, printable
+from workbench.storage.files import open_regular
 from workbench.storage.migrations import FORMAT, is_removed_tensor, migrate_tensor_name
 
 if TYPE_CHECKING:

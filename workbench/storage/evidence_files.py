@@ -11,14 +11,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from workbench.core.errors import RunError
+from workbench.core.printable import printable
 from workbench.storage.evidence_arrays import ARRAYS
 from workbench.storage.files import (
     DamagedError,
     check_digest,
     load_array,
     open_regular,
-    printable,
-    read_bytes,
+    read_rest,
     unreadable,
 )
 from workbench.storage.leftovers import reappears
@@ -97,14 +97,22 @@ def verify_evidence(folder: Path) -> None:
     RunError
         If an array is missing or has changed, or the evidence cannot be opened.
     """
-    read_evidence(folder, ())
-    _, _, digests = parse_provenance(read_bytes(folder / "provenance.json"), folder)
-    for name, digest in digests.items():
-        path = folder / f"{name}.npy"
+    path = folder / "provenance.json"
+    while True:
+        read_evidence(folder, ())  # waits for a living writer, or raises the error
         try:
-            _check_file(path, digest)
-        except DamagedError as error:
-            raise _damaged(folder, error) from None
+            with open_regular(path) as file:
+                _, _, digests = parse_provenance(read_rest(path, file), folder)
+                try:
+                    for name, digest in digests.items():
+                        _check_file(folder / f"{name}.npy", digest)
+                except DamagedError as error:
+                    if _is_current(file, path):
+                        raise _damaged(folder, error) from None
+                    continue
+        except FileNotFoundError:  # the folder is being replaced
+            continue
+        return
 
 
 def _read(
@@ -117,7 +125,9 @@ def _read(
     DamagedError
         With the name of the file that is damaged.
     """
-    provenance, stored_format, digests = parse_provenance(file.read(), folder)
+    provenance, stored_format, digests = parse_provenance(
+        read_rest(folder / "provenance.json", file), folder
+    )
     arrays: dict[str, np.ndarray] = {}
     for name in names:
         path = folder / f"{stored_array_name(name, stored_format)}.npy"

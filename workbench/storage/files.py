@@ -22,8 +22,12 @@ from cachetools import LRUCache, cached
 
 from workbench.core.errors import RunError
 from workbench.core.mapped_memory import map_file
+from workbench.core.printable import printable
 
 MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
+# Of a file that is read as a whole. A sparse file can be of any size in a small archive.
+MAX_WHOLE_BYTES = 2**26
+MAX_LOG_BYTES = 2**29
 # numpy parses the header of an array as Python code.
 HEADER_ERRORS = (
     ValueError,
@@ -40,19 +44,6 @@ STEP_NAME = re.compile(r"step-([0-9]{6,18})")
 
 class DamagedError(ValueError):
     """The content of a file is not what its format requires. Callers name the file."""
-
-
-def printable(path: Path | str) -> str:
-    """Return a path as text that every terminal and page can show.
-
-    Bytes of a name that are not UTF-8 are shown as hexadecimal escapes.
-
-    Examples
-    --------
-    >>> printable("runs/caf\\udce9")
-    'runs/caf\\\\xe9'
-    """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def unreadable(path: Path, error: OSError) -> RunError:
@@ -94,13 +85,30 @@ def open_regular(path: Path) -> BinaryIO:
         raise unreadable(path, error) from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file; see `open_regular` for the errors."""
+def read_bytes(path: Path, max_bytes: int = MAX_WHOLE_BYTES) -> bytes:
+    """Return the content of a regular file; see `open_regular` and `read_rest` for the errors."""
     with open_regular(path) as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise unreadable(path, error) from None
+        return read_rest(path, file, max_bytes)
+
+
+def read_rest(path: Path, file: BinaryIO, max_bytes: int = MAX_WHOLE_BYTES) -> bytes:
+    """Return the content of an open file from its position on.
+
+    Raises
+    ------
+    RunError
+        If the file is too large, or cannot be read.
+    """
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise RunError(
+                f"{printable(path)} has {size:,} bytes; such a file may have at most "
+                f"{max_bytes:,}. Remove or rename it."
+            )
+        return file.read()
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -233,13 +241,14 @@ def load_array(path: Path) -> np.ndarray:
             shape, is_fortran, dtype = _read_header(file)
             offset = file.tell()
             values = map_values(path, file, dtype, math.prod(shape), offset)
+            # More than 64 axes, or an empty array of absurd lengths, are refused here.
+            return values.reshape(shape, order="F" if is_fortran else "C")
         except DamagedError:
             raise
         except (*HEADER_ERRORS, EOFError) as error:
             raise DamagedError(str(error)) from None
         except OSError as error:
             raise unreadable(path, error) from None
-    return values.reshape(shape, order="F" if is_fortran else "C")
 
 
 def map_values(

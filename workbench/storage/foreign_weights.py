@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
-from workbench.storage.files import open_regular, printable
+from workbench.core.printable import printable
+from workbench.storage.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

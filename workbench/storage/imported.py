@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.core.errors import RunError, UserError
+from workbench.core.printable import printable
 from workbench.core.trusted import UntrustedError
-from workbench.storage.files import file_digest, printable
+from workbench.storage.files import file_digest
 from workbench.storage.run_config import ImportedConfig
 
 if TYPE_CHECKING:

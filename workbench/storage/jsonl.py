@@ -12,11 +12,13 @@ from typing import Any
 
 from workbench.core.errors import RunError
 from workbench.storage.files import (
+    MAX_LOG_BYTES,
     DamagedError,
     is_count,
     is_number,
     open_regular,
     parse_json,
+    read_rest,
     unreadable,
 )
 
@@ -107,7 +109,7 @@ class JsonlTail:
                 if stat.st_ino != self._inode or stat.st_size < self._offset:
                     self._restart(stat.st_ino)
                 file.seek(self._offset)
-                raw = file.read()
+                raw = read_rest(self.path, file, MAX_LOG_BYTES)
         except FileNotFoundError:
             self._restart(None)
             return []

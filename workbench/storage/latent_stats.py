@@ -30,7 +30,8 @@ import numpy as np
 
 from workbench.core.errors import UserError
 from workbench.core.mapped_memory import release_mapped_pages
-from workbench.storage.files import DamagedError, is_finite, parse_json, printable, read_bytes
+from workbench.core.printable import printable
+from workbench.storage.files import DamagedError, is_finite, parse_json, read_bytes
 from workbench.storage.sharded_array import RowArray
 
 STATS_FILE = "latent_stats.json"

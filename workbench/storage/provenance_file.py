@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import RunError
+from workbench.core.printable import printable
 from workbench.storage.files import (
     STEP_NAME,
     DamagedError,
@@ -13,7 +14,6 @@ from workbench.storage.files import (
     is_count,
     is_int,
     parse_json,
-    printable,
 )
 from workbench.storage.migrations import FORMAT, is_format, migrate_provenance
 

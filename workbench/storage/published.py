@@ -15,7 +15,7 @@ from typing import Any
 
 from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, missing_extra, unknown
-from workbench.storage.files import printable
+from workbench.core.printable import printable
 from workbench.storage.published_models import find_published, known_addresses
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?")  # a repository, and a file of it

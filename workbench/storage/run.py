@@ -32,18 +32,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import RunError, UserError
+from workbench.core.printable import printable
 from workbench.storage import control
 from workbench.storage.atomic import atomic_path, check_new_folder, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
 from workbench.storage.evidence import Evidence
 from workbench.storage.exclusive import exclusive
-from workbench.storage.files import (
-    STEP_NAME,
-    open_regular,
-    printable,
-    steps_in,
-    unreadable,
-)
+from workbench.storage.files import STEP_NAME, open_regular, steps_in, unreadable
 from workbench.storage.imported import load_imported
 from workbench.storage.jsonl import append_record, is_event, is_log_record, read_records
 from workbench.storage.leftovers import restore_moved_folders
@@ -348,8 +343,11 @@ class Run:
     def evidence_steps(self) -> list[int]:
         """The steps that have evidence, ascending, with those that are being replaced."""
         folder = self.folder / "evidence"
+        steps = {*steps_in(folder)}
         replaced = (STEP_NAME.fullmatch(name) for name in restore_moved_folders(folder))
-        return sorted({*steps_in(folder), *(int(match[1]) for match in replaced if match)})
+        steps |= {int(match[1]) for match in replaced if match}
+        # A folder that was away at the first look and is not being replaced any more is back.
+        return sorted({*steps, *steps_in(folder)})
 
     def evidence_folder(self, step: int) -> Path:
         """Return the folder of the evidence of a step, whether or not it exists."""
@@ -612,7 +610,9 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
 def _open_checked(path: Path) -> Run:
     """Open a run of which everything that a list of runs shows can be read."""
     if printable(path) != str(path):
-        raise RunError(f"The name of {printable(path)} is not UTF-8. Rename the folder.")
+        raise RunError(
+            f"The name of {printable(path)} has characters that cannot be shown. Rename the folder."
+        )
     run = Run(path)
     # A generator whose tokenizer is missing is refused here, not while it is displayed.
     run.tokenizer  # noqa: B018

@@ -20,13 +20,8 @@ from workbench.core.coerce import to_json
 from workbench.core.counted import counted
 from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import ImageSize, Side, as_side
-from workbench.storage.files import (
-    DamagedError,
-    is_count,
-    parse_json,
-    printable,
-    read_bytes,
-)
+from workbench.core.printable import printable
+from workbench.storage.files import DamagedError, is_count, parse_json, read_bytes
 from workbench.storage.migrations import FORMAT, is_format, migrate_config
 
 REQUIRED = ("class", "settings")

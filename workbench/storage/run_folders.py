@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from workbench.core.errors import RunError, unknown
-from workbench.storage.files import is_folder, printable, unreadable
+from workbench.core.printable import printable
+from workbench.storage.files import is_folder, unreadable
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import RunError
+from workbench.core.printable import printable
 from workbench.storage.atomic import read_json, write_text
-from workbench.storage.files import is_count, is_number, printable
+from workbench.storage.files import is_count, is_number
 from workbench.storage.process import current_process
 
 FILE_NAME = "status.json"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
+from workbench.core.printable import printable
 from workbench.generators.transformer import SiT
-from workbench.storage.files import DamagedError, parse_json, printable, read_bytes
+from workbench.storage.files import DamagedError, parse_json, read_bytes
 from workbench.storage.foreign_weights import MAX_NAMES, check_names, read_checkpoint
 from workbench.storage.published import WEIGHT_SUFFIXES, weight_file
 

@@ -6,6 +6,7 @@ The tokens have no position in the image. Time 1 is noise and the velocity is no
 from typing import Any
 
 from workbench.core.errors import UserError
+from workbench.core.printable import printable
 from workbench.generators.pretrained.base import PretrainedGenerator
 from workbench.generators.pretrained.diffusion_transformer import (
     build,
@@ -19,7 +20,6 @@ from workbench.generators.pretrained.diffusion_transformer import (
     sizes,
 )
 from workbench.generators.transformer import SiT
-from workbench.storage.files import printable
 from workbench.storage.foreign_weights import read_weights
 from workbench.storage.published import Address
 

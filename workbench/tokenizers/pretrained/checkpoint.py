@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from workbench.core.errors import UserError
-from workbench.storage.files import DamagedError, parse_json, printable, read_bytes
+from workbench.core.printable import printable
+from workbench.storage.files import DamagedError, parse_json, read_bytes
 from workbench.storage.foreign_weights import check_names, read_weights
 from workbench.storage.published import Address, weight_file
 from workbench.tokenizers.base import TrainableTokenizer

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.core.errors import UserError
+from workbench.core.printable import printable
 from workbench.nn.conv import ConvDecoder, ConvEncoder
-from workbench.storage.files import printable
 from workbench.storage.foreign_weights import check_names
 from workbench.tokenizers.vavae import VAVAE
 from workbench.tokenizers.vqgan import VQGAN

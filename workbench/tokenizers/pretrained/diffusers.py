@@ -19,17 +19,12 @@ from torch import Tensor, nn
 from workbench.core.counted import counted
 from workbench.core.errors import UserError, missing_extra, unknown
 from workbench.core.image_size import ImageSize, Side
+from workbench.core.printable import printable
 from workbench.core.types import Images, Tokens
 from workbench.nn.image_shape import check_image_multiple, check_image_shape
 from workbench.quantizers.gaussian import sample_posterior
 from workbench.quantizers.nearest import nearest_code
-from workbench.storage.files import (
-    DamagedError,
-    is_number,
-    parse_json,
-    printable,
-    read_bytes,
-)
+from workbench.storage.files import DamagedError, is_number, parse_json, read_bytes
 from workbench.storage.foreign_weights import MAX_NAMES, check_safetensors
 from workbench.storage.published import Address
 from workbench.tokenizers.base import Tokenizer

@@ -16,14 +16,8 @@ from torch import Tensor
 
 from workbench.core.errors import UserError, missing_extra
 from workbench.core.image_size import Side
-from workbench.storage.files import (
-    DamagedError,
-    is_count,
-    is_number,
-    parse_json,
-    printable,
-    read_bytes,
-)
+from workbench.core.printable import printable
+from workbench.storage.files import DamagedError, is_count, is_number, parse_json, read_bytes
 from workbench.storage.foreign_weights import read_checkpoint, read_weights
 from workbench.storage.published import Address, weight_file
 from workbench.tokenizers.base import Tokenizer

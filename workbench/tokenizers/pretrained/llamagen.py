@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.core.errors import UserError
 from workbench.core.image_size import Side
-from workbench.storage.files import printable
+from workbench.core.printable import printable
 from workbench.storage.foreign_weights import read_weights
 from workbench.storage.published import Address, weight_file
 from workbench.tokenizers.pretrained.base import Pretrained
