@@ -8,6 +8,8 @@ import workbench as wb
 from workbench.cli import app
 from workbench.core.errors import RunError, UserError
 from workbench.data import load
+from workbench.hosts.notebook.latent_map_view import MapView
+from workbench.hosts.notebook.lens_view import LensView
 
 IMAGES = load("digits", split="all")
 RANDOM = np.random.default_rng(0)
@@ -99,3 +101,11 @@ def test_command_line(tmp_path):
     evidence = wb.Run(tmp_path / "a").evidence()
     assert evidence.codebook.shape == (1, 64, 0)
     assert evidence.grid == (4, 4)
+
+
+def test_widgets_hide_what_arrays_do_not_have(tmp_path):
+    wb.evidence(codes=np.arange(60).reshape(20, 3) % 4, codebook=4, out=tmp_path / "a")
+    for view in (LensView(wb.lens(tmp_path / "a")), MapView(wb.latent_map(tmp_path / "a"))):
+        assert view.module.layout.display == "none"
+    watch = wb.watch(tmp_path / "a")
+    assert watch.commands_box.layout.display == watch.curves_box.layout.display == "none"

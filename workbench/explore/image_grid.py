@@ -119,7 +119,9 @@ def compare_reconstructions(evidences: Sequence[Evidence], indices: Sequence[int
     """
     first = evidences[0]
     if first.images is None or first.reconstructions is None:
-        raise NotApplicable(f"A lens needs images and reconstructions; {first.run_name} has none.")
+        raise NotApplicable(
+            f"A lens needs images and reconstructions; {first.run_name} does not have both."
+        )
     indices = list(indices)
     check_pictures(first, indices)
     columns, axis_values, excluded = [], [], []

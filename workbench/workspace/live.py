@@ -199,6 +199,11 @@ class LiveModel:
         snapshots = (self.snapshot, *self.other_snapshots)
         return not all(snapshot.history.empty for snapshot in snapshots)
 
+    @property
+    def is_imported(self) -> bool:
+        """True if the model was trained elsewhere, so that there is no training to follow."""
+        return self.snapshot.state == "imported"
+
     # Preview images
 
     @property

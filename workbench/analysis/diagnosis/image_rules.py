@@ -177,7 +177,9 @@ def tk031_leak(evidence: Evidence) -> Finding | None:
 
 def _images_and_reconstructions(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     if evidence.images is None or evidence.reconstructions is None or not len(evidence.images):
-        raise NotApplicable(f"This needs images and reconstructions; {evidence.run_name} has none.")
+        raise NotApplicable(
+            f"This needs images and reconstructions; {evidence.run_name} does not have both."
+        )
     return evidence.images, evidence.reconstructions
 
 

@@ -26,6 +26,7 @@ class MapView:
         }
         self.task = BackgroundTask()
         self.module = Module("latentmap", {}, {})
+        self.module.layout.display = "none"  # until there is anything to show
         self.summary = widgets.HTML()
         row = widgets.HBox(list(self.controls.values()), layout=ROW_LAYOUT)
         self.box = widgets.VBox([row, self.task.body, self.module, self.summary])
@@ -53,5 +54,6 @@ class MapView:
     def _show(self, data: str) -> None:
         with self.module.hold_sync():
             self.module.data = data
+            self.module.layout.display = None
             self.module.view = json.dumps(self.model.view())
         self.summary.value = selection_html(self.model)

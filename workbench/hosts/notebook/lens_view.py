@@ -26,6 +26,7 @@ class LensView:
         self.widgets = _lens_widgets(lens)
         self.task = BackgroundTask()
         self.module = Module("lens", {}, {})
+        self.module.layout.display = "none"  # until there is anything to show
         self.row = widgets.HBox(layout=ROW_LAYOUT)
         self.box = widgets.VBox([self.row, self.task.body, self.module])
         for widget in self.widgets.values():
@@ -54,6 +55,7 @@ class LensView:
     def _show(self, data: str) -> None:
         with self.module.hold_sync():
             self.module.data = data
+            self.module.layout.display = None
             self.module.view = json.dumps(self.lens.view())
 
 

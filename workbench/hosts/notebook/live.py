@@ -176,16 +176,29 @@ class Watch:
             "modeBarButtonsToRemove": ["sendChartToCloud"],
             "responsive": True,
         }
+        self.commands_box = widgets.VBox(
+            [
+                widgets.HBox([*self.buttons.values(), self.message], layout=BAR_LAYOUT),
+                self.fields_row,
+            ],
+            layout={"display": "none" if model.is_imported else None},
+        )
+        has_curves = model.has_records or not model.is_imported
+        self.curves_box = widgets.VBox(
+            [
+                widgets.HBox([self.x, self.log, self.smoothing], layout=BAR_LAYOUT),
+                self.curves,
+            ],
+            layout={"display": None if has_curves else "none"},
+        )
         self.probe = VisibilityProbe()
         self.box = widgets.VBox(
             [
                 self.probe,
                 widgets.HTML(THEME),
                 self.header,
-                widgets.HBox([*self.buttons.values(), self.message], layout=BAR_LAYOUT),
-                self.fields_row,
-                widgets.HBox([self.x, self.log, self.smoothing], layout=BAR_LAYOUT),
-                self.curves,
+                self.commands_box,
+                self.curves_box,
                 self.step,
                 self.images,
             ],
