@@ -146,7 +146,7 @@ def close_shared() -> None:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Return the shared Chromium, and close the pages that were opened in it.
+    """Return the shared Chromium, and close the pages that were opened in it meanwhile.
 
     All pages are in its default context, which keeps the compiled scripts of a server's pages: a
     third of the work of loading one. Nothing else is kept from one test to the next.
@@ -157,15 +157,18 @@ def chromium() -> Iterator[Browser]:
         _shared = SharedChromium()
     browser = _shared.connection()
     default = browser.contexts[0]
+    shared_pages = list(default.pages)
     try:
         yield browser
     finally:
         for context in browser.contexts[1:]:
             context.close()
         for page in default.pages:
-            forget(page)
-            page.close()
-        default.clear_cookies()
+            if page not in shared_pages:
+                forget(page)
+                page.close()
+        if not shared_pages:
+            default.clear_cookies()
 
 
 def forget(page: Page) -> None:
@@ -221,6 +224,28 @@ def show(page: Page, search: str) -> None:
         }""",
         search,
     )
+
+
+class SharedPage:
+    """A page of a dashboard that stays open from test to test.
+
+    Parameters
+    ----------
+    page : Page
+    seen : Seen
+        What the page's `visit` records.
+    """
+
+    def __init__(self, page: Page, seen: Seen) -> None:
+        self._page = page
+        self._seen = seen
+
+    def show(self, search: str) -> tuple[Page, Seen]:
+        """Show a view, and return the page and the errors from now on."""
+        self._page.bring_to_front()
+        self._seen.errors.clear()
+        show(self._page, search)
+        return self._page, self._seen
 
 
 def free_port() -> int:

@@ -14,7 +14,11 @@ from pathlib import Path
 
 IMPORTED = [
     "accelerate",
+    "ipykernel.kernelapp",
+    "pandas",
+    "plotly.graph_objects",
     "torch._dynamo",  # imported by every optimizer
+    "workbench.analysis",
     "workbench.collect",
     "workbench.generators",
     "workbench.launch.in_process",

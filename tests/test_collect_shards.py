@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import forked_python
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch.nn.functional as F
+from waiting import wait_for
 
 from workbench.analysis.codebook.gallery import code_gallery
 from workbench.analysis.images.reconstruction import reconstruction
@@ -226,7 +226,7 @@ def test_killed_evaluation_of_two_processes_resumes(tmp_path, monkeypatch):
     options = ["--only=encoding", "--limit=80", "--out=own"]
     command = [*torchrun, "-m", "workbench", "evaluate", *address, *options]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
-        until(has_complete_batches)
+        wait_for(has_complete_batches)
         family = [psutil.Process(killed.pid), *psutil.Process(killed.pid).children(recursive=True)]
         for process in family:
             process.kill()
@@ -257,14 +257,6 @@ def test_killed_evaluation_of_two_processes_resumes(tmp_path, monkeypatch):
 def has_complete_batches() -> bool:
     records = Path(".own.unfinished").rglob("complete-*.json")
     return any("encoding" in record.read_text() for record in records)
-
-
-def until(condition) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 DYING_PROCESS = """

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import wait_for
 
 from workbench.core.errors import NotApplicable, UserError
 from workbench.hosts.reports import write_views_report
@@ -38,13 +39,6 @@ def submit(queue: ComputeQueue, view: ViewState, owner: str = "me", number: int 
     """Submit a view; another number is another job."""
     key = (view.analysis, number) if number else Workspace(queue.folder).key(view)
     return queue.submit(key, view, owner)
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser import chromium, free_port, opened, served, show
+from browser import SharedPage, chromium, free_port, opened, served, show
 from playwright.sync_api import TimeoutError
-from test_compute import wait_for
 from test_dashboard_session import MARKUP, copy_runs
+from waiting import wait_for
 
 from workbench import analysis
 from workbench.core.glossary import group_title
@@ -52,6 +52,13 @@ def dashboard(runs, tmp_path_factory):
         yield address
 
 
+@pytest.fixture(scope="module")
+def shared_page(dashboard):
+    """Load the page of the tests that need no new one, which takes longer than most of them."""
+    with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
+        yield SharedPage(page, seen)
+
+
 def test_overview_opens_without_network(dashboard):
     with opened(dashboard) as (page, seen):
         page.wait_for_selector(".js-plotly-plot .main-svg")
@@ -77,25 +84,25 @@ def test_overview_opens_without_network(dashboard):
         assert seen.errors == [] and seen.outside == []
 
 
-def test_group_tabs_draw_their_analyses(dashboard):
-    with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
-        for group in analysis.GROUPS:
-            names = analysis.groups()[group]
-            tab_title = group_title(group)
-            # One that is not the group's first, too.
-            name = names[-2] if group == "latents" else names[0]
-            page.get_by_role("tab", name=tab_title, exact=True).click()
-            if name != names[0]:
-                page.get_by_role("tab", name=title(name), exact=True).click()
-            page.wait_for_url(f"**analysis={name}*")
-            page.get_by_role("tab", name=tab_title, exact=True, selected=True).wait_for()
-            for other in names if len(names) > 1 else ():
-                tab = page.get_by_role("tab", name=title(other), exact=True)
-                selected = str(other == name).lower()
-                tab.and_(page.locator(f"[aria-selected={selected}]")).first.wait_for()
-            drawn = page.locator(DRAWN)
-            drawn.first.wait_for()
-        assert seen.errors == []
+def test_group_tabs_draw_their_analyses(shared_page):
+    page, seen = shared_page.show(f"{VIEW}&analysis=token_budget")
+    for group in analysis.GROUPS:
+        names = analysis.groups()[group]
+        tab_title = group_title(group)
+        # One that is not the group's first, too.
+        name = names[-2] if group == "latents" else names[0]
+        page.get_by_role("tab", name=tab_title, exact=True).click()
+        if name != names[0]:
+            page.get_by_role("tab", name=title(name), exact=True).click()
+        page.wait_for_url(f"**analysis={name}*")
+        page.get_by_role("tab", name=tab_title, exact=True, selected=True).wait_for()
+        for other in names if len(names) > 1 else ():
+            tab = page.get_by_role("tab", name=title(other), exact=True)
+            selected = str(other == name).lower()
+            tab.and_(page.locator(f"[aria-selected={selected}]")).first.wait_for()
+        drawn = page.locator(DRAWN)
+        drawn.first.wait_for()
+    assert seen.errors == []
 
 
 def title(name: str) -> str:
@@ -103,28 +110,23 @@ def title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def test_views_are_in_the_address_and_the_history(dashboard):
-    with opened(f"{dashboard}/?{VIEW}&analysis=token_budget") as (page, seen):
-        page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
-        page.get_by_role("combobox", name="metric").locator("visible=true").click()
-        page.get_by_role("menuitem", name="Mean squared error").click()
-        page.wait_for_url("**metric=mse*")
-        page.get_by_text(re.compile("Squared error")).first.wait_for()
-        page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.wait_for_url("**analysis=codebook_usage*")
-        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-        address = page.url
-        page.go_back()
-        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
-        page.go_back()
-        page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator(
-            "visible=true"
-        ).first.wait_for()
-        page.go_forward()
-        page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
-        assert "metric=mse" in page.url and seen.errors == []
-    with opened(address) as (page, _):
-        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
+def test_views_are_in_the_address_and_the_history(shared_page):
+    page, seen = shared_page.show(f"{VIEW}&analysis=token_budget")
+    page.get_by_text(re.compile("PSNR, dB")).first.wait_for()
+    page.get_by_role("combobox", name="metric").locator("visible=true").click()
+    page.get_by_role("menuitem", name="Mean squared error").click()
+    page.wait_for_url("**metric=mse*")
+    page.get_by_text(re.compile("Squared error")).first.wait_for()
+    page.get_by_role("tab", name="Codebook", exact=True).click()
+    page.wait_for_url("**analysis=codebook_usage*")
+    page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
+    page.go_back()
+    page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
+    page.go_back()
+    page.get_by_text(re.compile("^PSNR is|^PSNR rises")).locator("visible=true").first.wait_for()
+    page.go_forward()
+    page.get_by_text(re.compile("Squared error")).locator("visible=true").first.wait_for()
+    assert "metric=mse" in page.url and seen.errors == []
 
 
 def test_invalid_link_and_inapplicable_analysis_show_reasons(dashboard):
@@ -138,28 +140,24 @@ def test_invalid_link_and_inapplicable_analysis_show_reasons(dashboard):
         assert page.locator(".js-plotly-plot:visible").count() == 0 and seen.errors == []
 
 
-def test_markup_in_run_names_is_escaped(dashboard):
-    with opened(f"{dashboard}/?{urlencode({'run': MARKUP})}&run=soft-4") as (page, seen):
-        page.get_by_text(f"{MARKUP} · checkpoint").wait_for()
-        page.get_by_text("<b>data</b>").first.wait_for()
-        page.get_by_label(
-            "only settings that differ"
-        ).click()  # one of its settings is called so too
-        page.locator(".tabulator-col-title").get_by_text(MARKUP).wait_for(state="attached")
-        page.get_by_text(re.compile("checks passed")).wait_for()
-        page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.get_by_text(re.compile("codes are used")).first.wait_for()
-        assert (
-            page.title() == "workbench"
-            and page.locator("img[src=x], a[href^=javascript]").count() == 0
-        )
-        assert seen.errors == []
-    with opened(f"{dashboard}/?{urlencode({'run': MARKUP + '!'})}") as (page, _):
-        page.get_by_text(re.compile("This link could not be opened")).wait_for()
-        assert (
-            page.title() == "workbench"
-            and page.locator("img[src=x], a[href^=javascript]").count() == 0
-        )
+def test_markup_in_run_names_is_escaped(shared_page):
+    page, seen = shared_page.show(f"{urlencode({'run': MARKUP})}&run=soft-4")
+    page.get_by_text(f"{MARKUP} · checkpoint").wait_for()
+    page.get_by_text("<b>data</b>").first.wait_for()
+    page.get_by_label("only settings that differ").click()  # one of its settings is called so too
+    page.locator(".tabulator-col-title").get_by_text(MARKUP).wait_for(state="attached")
+    page.get_by_text(re.compile("checks passed")).wait_for()
+    page.get_by_role("tab", name="Codebook", exact=True).click()
+    page.get_by_text(re.compile("codes are used")).first.wait_for()
+    assert (
+        page.title() == "workbench" and page.locator("img[src=x], a[href^=javascript]").count() == 0
+    )
+    assert seen.errors == []
+    shared_page.show(urlencode({"run": MARKUP + "!"}))
+    page.get_by_text(re.compile("This link could not be opened")).wait_for()
+    assert (
+        page.title() == "workbench" and page.locator("img[src=x], a[href^=javascript]").count() == 0
+    )
 
 
 def test_keys_change_undo_and_redo_views_outside_fields(dashboard):
@@ -285,42 +283,41 @@ CLICK = """(kind) => {
 }"""
 
 
-def test_click_on_a_point_opens_it(dashboard):
+def test_click_on_a_point_opens_it(shared_page):
     views = (
         ("analysis=token_budget&run=soft-2&run=soft-4&run=plain", "run", "**/?run={}&*"),
         ("analysis=latent_map&method=pca&run=soft-4", "image", "**tab=lens*"),
         ("analysis=codebook_usage&run=soft-4", "code", "**tab=codes*"),
     )
-    with opened(f"{dashboard}/?{views[0][0]}") as (page, seen):
-        for view, kind, expected in views:
-            show(page, view)
-            for _ in range(10):  # content above the figure may still load and move it
-                x, y, which = page.wait_for_function(CLICK, arg=kind).json_value()
-                page.mouse.move(x, y)
-                page.mouse.click(x, y)
-                with suppress(TimeoutError):
-                    page.wait_for_url(expected.format(which), timeout=8000)
-                if fnmatch(page.url, expected.format(which)):
-                    break
-            assert fnmatch(page.url, expected.format(which))
-            assert seen.errors == []
-
-
-def test_run_list_follows_the_folder(dashboard, runs):
-    with opened(f"{dashboard}/?run=soft-4&analysis=codebook_usage") as (page, seen):
-        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
-        page.wait_for_selector(".js-plotly-plot .main-svg")
-        shutil.copytree(runs / "soft-2", runs / "newcomer")
-        try:
-            page.get_by_text("6 of 6 runs, 1 selected").wait_for()
-            page.locator(".tabulator-row", has_text="newcomer").get_by_text("✔ finished").wait_for()
-            Run(runs / "newcomer").report("stopped", 42, steps=60)
-            page.locator(".tabulator-row", has_text="newcomer").get_by_text("■ stopped").wait_for()
-            assert page.locator(".tabulator-row.tabulator-selected").count() == 1
-        finally:
-            shutil.rmtree(runs / "newcomer")
-        page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+    for view, kind, expected in views:
+        page, seen = shared_page.show(view)
+        for _ in range(10):  # content above the figure may still load and move it
+            x, y, which = page.wait_for_function(CLICK, arg=kind).json_value()
+            page.mouse.move(x, y)
+            page.mouse.click(x, y)
+            with suppress(TimeoutError):
+                page.wait_for_url(expected.format(which), timeout=8000)
+            if fnmatch(page.url, expected.format(which)):
+                break
+        assert fnmatch(page.url, expected.format(which))
         assert seen.errors == []
+
+
+def test_run_list_follows_the_folder(shared_page, runs):
+    page, seen = shared_page.show("run=soft-4&analysis=codebook_usage")
+    page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+    page.locator(".js-plotly-plot:visible .main-svg").first.wait_for()
+    shutil.copytree(runs / "soft-2", runs / "newcomer")
+    try:
+        page.get_by_text("6 of 6 runs, 1 selected").wait_for()
+        page.locator(".tabulator-row", has_text="newcomer").get_by_text("✔ finished").wait_for()
+        Run(runs / "newcomer").report("stopped", 42, steps=60)
+        page.locator(".tabulator-row", has_text="newcomer").get_by_text("■ stopped").wait_for()
+        assert page.locator(".tabulator-row.tabulator-selected").count() == 1
+    finally:
+        shutil.rmtree(runs / "newcomer")
+    page.get_by_text("5 of 5 runs, 1 selected").wait_for()
+    assert seen.errors == []
 
 
 def keep_many_latents(run: Run) -> None:
@@ -343,27 +340,29 @@ def large(runs):
     shutil.rmtree(runs / "large")
 
 
-def test_long_computation_can_be_cancelled(dashboard, large):
+def test_long_computation_can_be_cancelled(shared_page, large):
     view = f"run={large}&analysis=mixture_modes&max_modes=64&components=16"
-    with opened(f"{dashboard}/?{view}") as (page, seen):
-        progress = page.get_by_text(re.compile(r"\d+ %, .*left"))
-        progress.wait_for(timeout=180_000)
-        page.get_by_role("tab", name="Codebook", exact=True).click()  # the page answers meanwhile
-        page.wait_for_url("**analysis=codebook_usage*")
-        page.get_by_role("tab", name="Latents", exact=True).click()
-        progress.wait_for(timeout=180_000)
-        remaining = re.search(r"(\d+)(–\d+)? s left", progress.text_content())
-        start_s = time.monotonic()
-        page.get_by_role("button", name="cancel").first.click()
-        page.get_by_text("The computation was stopped before it was finished.").wait_for()
-        assert page.get_by_role("button", name="compute").is_visible()
-        page.get_by_role("tab", name="Codebook", exact=True).click()
-        page.get_by_role("combobox", name=re.compile("^Primary run")).click()
-        # The next computation takes the worker at once.
-        page.get_by_role("menuitem", name="soft-2", exact=True).click()
-        page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
-        assert time.monotonic() - start_s < int(remaining[1])
-        assert seen.errors == []
+    page, _ = shared_page.show("run=soft-4&analysis=codebook_usage")
+    page.get_by_text("6 of 6 runs, 1 selected").wait_for()
+    page, seen = shared_page.show(view)
+    progress = page.get_by_text(re.compile(r"\d+ %, .*left"))
+    progress.wait_for(timeout=180_000)
+    page.get_by_role("tab", name="Codebook", exact=True).click()  # the page answers meanwhile
+    page.wait_for_url("**analysis=codebook_usage*")
+    page.get_by_role("tab", name="Latents", exact=True).click()
+    progress.wait_for(timeout=180_000)
+    remaining = re.search(r"(\d+)(–\d+)? s left", progress.text_content())
+    start_s = time.monotonic()
+    page.get_by_role("button", name="cancel").first.click()
+    page.get_by_text("The computation was stopped before it was finished.").wait_for()
+    assert page.get_by_role("button", name="compute").is_visible()
+    page.get_by_role("tab", name="Codebook", exact=True).click()
+    page.get_by_role("combobox", name=re.compile("^Primary run")).click()
+    # The next computation takes the worker at once.
+    page.get_by_role("menuitem", name="soft-2", exact=True).click()
+    page.get_by_text(re.compile(r"of 32 codes are used")).first.wait_for()
+    assert time.monotonic() - start_s < int(remaining[1])
+    assert seen.errors == []
 
 
 def test_dark_theme_keeps_figure_layout(dashboard):
@@ -414,6 +413,8 @@ if __name__ == "__main__":
     pn.extension("plotly", "tabulator")
     folder, port = sys.argv[1:]
     queue = ComputeQueue(folder)
+    gc.collect()
+    gc.freeze()  # what was imported is not searched for sessions
     pn.serve(
         {"/": lambda: Session(folder, queue).page()},
         port=int(port),
@@ -453,7 +454,7 @@ def test_closed_pages_leave_nothing_behind(trained, tmp_path, monkeypatch):
             first = counts() if turn == 2 else first
         for _ in range(3):  # some visitors leave before the page is complete
             urlopen(view).close()
-        wait_for(lambda: counts()["sessions"] == 0)
+        wait_for(lambda: counts()["sessions"] == 0, every_s=1)
         last = counts()
         assert {name: n for name, n in last.items() if n > first[name]} == {}
         assert last["waiting"] == 0

@@ -3,12 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from workbench.collect import images
 from workbench.core.errors import UserError
@@ -127,7 +126,7 @@ def test_sweep_resumes_after_a_lost_worker_and_a_lost_scheduler(folder):
         subprocess.Popen([*dask, "distributed.cli.dask_scheduler", "--port=0", *words], **quiet)
     ]
     try:
-        until(Path("scheduler.json").exists)
+        wait_for(Path("scheduler.json").exists)
         worker = [*dask, "distributed.cli.dask_worker", "--nthreads=1", *words]
         processes.append(subprocess.Popen(worker, **quiet))
         address = f"--scheduler={scheduler_address()}"
@@ -159,7 +158,7 @@ def scheduler_address() -> str:
 
 def held_process() -> psutil.Process:
     """Wait until an evaluation has written some batches, and return its process."""
-    until(lambda: Path("process.txt").exists() and Path("process.txt").read_text())
+    wait_for(lambda: Path("process.txt").exists() and Path("process.txt").read_text())
     return psutil.Process(int(Path("process.txt").read_text()))
 
 
@@ -172,11 +171,3 @@ def end(process: subprocess.Popen) -> None:
     for child in family:
         child.kill()
     process.wait()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

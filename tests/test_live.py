@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 from browser import free_port, opened, served
 from playwright.sync_api import expect
+from waiting import wait_for
 
 import workbench as wb
 from workbench.core.errors import UserError
@@ -55,13 +55,6 @@ def run(tmp_path) -> Run:
         run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
     run.report("running", 300, steps=1000, weights={"pixel": 1.0, "align": 1.0}, lr=1.0, answered=0)
     return run
-
-
-def wait_for(what, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 # Reading

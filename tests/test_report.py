@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from browser import count_figures, lasso, opened
+from forked_kernel import forked_kernels, real_kernels
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 from template import OPEN, template
@@ -103,6 +105,13 @@ def parameters_by_template(runs: Path, adaptive: Path, new: Path) -> dict[str, d
         "generator": {"run": runs / "flow"},
         "training": {"folder": new, "recipe": "softvq-digits", "codebook_size": 16} | TINY,
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_kernels() -> Iterator[None]:
+    """Fork the kernels of these tests, apart from those of other processes."""
+    with forked_kernels():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +467,8 @@ def test_current_folder_runs_no_code(trained, small_template, hostile_folder):
     source = small_template(
         "import sys\nassert '' not in sys.path", 'report.show("codebook_usage")'
     )
-    page = report(source, hostile_folder / "page.html", progress=False, run=str(trained / "soft-4"))
+    with real_kernels():
+        page = report(source, hostile_folder / "page.html", progress=False, run=trained / "soft-4")
     assert [section["state"] for section in read_manifest(page)["sections"]] == ["done"]
     assert not (hostile_folder / "marker").exists()
 

@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import psutil
 import pytest
 from dask.distributed import Client
 from template import OPEN, template
+from waiting import wait_for
 
 from workbench.core.errors import UserError
 from workbench.hosts.reports.manifest import read_manifest
@@ -69,13 +68,6 @@ def write_times(out: Path) -> dict[str, float]:
     """Return the modification time of each report of a sweep."""
     pages = out.glob("*/reports/short.html")
     return {page.parents[1].name: page.stat().st_mtime for page in pages}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 # Parameters

@@ -91,12 +91,12 @@ def test_killed_run_ends_with_equal_weights(tmp_path):
         ):
             if chance.random() < 0.01:  # at any moment, between saves or in the middle of one
                 break
-            time.sleep(0.001)
+            time.sleep(0.005)
         if kills >= 8:
             break
         if kills % 2:  # every other time, only after some progress
             while process.poll() is None and max(Run(killed).steps, default=0) <= min(begun, 40):
-                time.sleep(0.001)
+                time.sleep(0.005)
         process.kill()
         process.wait()
         kills += 1

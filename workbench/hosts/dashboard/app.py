@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
@@ -24,8 +23,8 @@ from workbench.hosts.dashboard.jobs_card import JobsCard
 from workbench.hosts.dashboard.keyboard import Keyboard
 from workbench.hosts.dashboard.live_tab import LiveTab
 from workbench.hosts.dashboard.overview import Overview
+from workbench.hosts.dashboard.page import make_page
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
-from workbench.hosts.dashboard.page_template import TEMPLATE
 from workbench.hosts.dashboard.primary_run import PrimaryRunPicker
 from workbench.hosts.dashboard.report_builder_card import ReportBuilderCard
 from workbench.hosts.dashboard.run_list import RunList
@@ -142,17 +141,13 @@ class Session:
 
     def page(self) -> pn.viewable.Viewable:
         """Return the page, which shows results once it has loaded."""
-        watchers_before = _busy_watchers()
-        page = pmui.Page(
-            title="workbench",
+        page = make_page(
             header=[pn.layout.HSpacer(), self.keyboard.module],
             sidebar=self._sidebar(),
             sidebar_width=SIDEBAR_WIDTH_PX,
             sidebar_resizable=True,
-            template=TEMPLATE,
             main=[self.notice, *self._main(), self.keyboard.help, self.jobs.body],
         )
-        busy_watchers = [each for each in _busy_watchers() if each not in watchers_before]
         self._page = weakref.ref(page)
         self.state.dark = page.dark_theme
         page.param.watch(lambda event: self._set_theme(dark=event.new), "dark_theme")
@@ -164,18 +159,12 @@ class Session:
             if session is not None:
                 session._start()
 
-        def clean_up(_: Any) -> None:
-            self.close()
-            # Otherwise Panel's state keeps every page and updates it whenever a session is busy.
-            for each in busy_watchers:
-                pn.state.param.unwatch(each)
-
         self.lifecycle.begin(start)
         if self.workspace.runs:
             self.address.update()
         self._show_view()
         if pn.state.curdoc is not None:
-            pn.state.on_session_destroyed(clean_up)
+            pn.state.on_session_destroyed(lambda _: self.close())
         return page
 
     def follow(self, query: str) -> None:
@@ -327,9 +316,3 @@ def _chips(text: str) -> str:
     """Return a text as HTML, with a frame around each of its parts; copied, it is the same text."""
     parts = [f'<span style="{CHIP_STYLE}">{html.escape(part)}</span>' for part in text.split(DOT)]
     return f'<span style="font-size: 0">{DOT}</span>'.join(parts)
-
-
-def _busy_watchers() -> list[Any]:
-    """Return the watchers of Panel's state that show in a page that the server is busy."""
-    watchers: dict[str, list[Any]] = pn.state.param.watchers.get("busy", {})
-    return list(watchers.get("value", []))

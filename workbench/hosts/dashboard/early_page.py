@@ -8,7 +8,6 @@ scripts, in that time.
 from collections.abc import Callable
 from typing import Any
 
-import panel_material_ui as pmui
 from bokeh.document import Document
 from bokeh.server.tornado import BokehTornado
 from panel.io.resources import LOCAL_DIST, Resources, bundle_resources
@@ -16,9 +15,9 @@ from panel.io.server import DocHandler, html_page_for_render_items
 from panel.io.state import set_curdoc
 from tornado.routing import PathMatches, Rule
 
-from workbench.hosts.dashboard.page_template import END_OF_BEGINNING, OUTLINE, TEMPLATE
+from workbench.hosts.dashboard.page import make_page
+from workbench.hosts.dashboard.page_template import END_OF_BEGINNING, OUTLINE
 
-TITLE = "workbench"
 FAILED = (
     '<p role="alert" style="position: relative; margin: 90px 24px">The page could not be made. The'
     " server's log contains the traceback.</p>"
@@ -76,7 +75,7 @@ def page_beginning(application: BokehTornado) -> str:
     document = Document()
     with set_curdoc(document):
         # Sets the template and its variables.
-        pmui.Page(title=TITLE, template=TEMPLATE).server_doc(document)
+        make_page().server_doc(document)
         resources = Resources.from_bokeh(application.resources())
         page = html_page_for_render_items(
             bundle_resources([], resources),
