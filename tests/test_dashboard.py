@@ -20,7 +20,7 @@ from test_dashboard_session import MARKUP, copy_runs
 from waiting import wait_for
 
 from workbench import analysis
-from workbench.core.glossary import group_title
+from workbench.core.glossary import analysis_title, group_title
 from workbench.hosts.dashboard.app import TAB_TITLES
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
@@ -93,21 +93,16 @@ def test_group_tabs_draw_their_analyses(shared_page):
         name = names[-2] if group == "latents" else names[0]
         page.get_by_role("tab", name=tab_title, exact=True).click()
         if name != names[0]:
-            page.get_by_role("tab", name=title(name), exact=True).click()
+            page.get_by_role("tab", name=analysis_title(name), exact=True).click()
         page.wait_for_url(f"**analysis={name}*")
         page.get_by_role("tab", name=tab_title, exact=True, selected=True).wait_for()
         for other in names if len(names) > 1 else ():
-            tab = page.get_by_role("tab", name=title(other), exact=True)
+            tab = page.get_by_role("tab", name=analysis_title(other), exact=True)
             selected = str(other == name).lower()
             tab.and_(page.locator(f"[aria-selected={selected}]")).first.wait_for()
         drawn = page.locator(DRAWN)
         drawn.first.wait_for()
     assert seen.errors == []
-
-
-def title(name: str) -> str:
-    """Return the label of the tab of an analysis."""
-    return name.replace("_", " ").capitalize()
 
 
 def test_views_are_in_the_address_and_the_history(shared_page):
