@@ -426,7 +426,9 @@ state = ViewState(runs=("own",), analysis="reconstruction")
 print(workspace.about(state), workspace.result(state).summary())
 print(wb.lens(workspace.runs["own"]).axes)
 print(type(Session(sys.argv[1]).page()).__name__)
-for use in (lambda: wb.open, lambda: wb.wrap, lambda: wb.train("softvq-digits", "unused")):
+run = workspace.runs["own"]
+needs_torch = (lambda: wb.wrap, lambda: wb.train("softvq-digits", "unused"), run.load)
+for use in (lambda: wb.open, *needs_torch):
     try:
         use()
     except UserError as error:
@@ -445,4 +447,4 @@ def test_viewer_without_torch_opens_an_imported_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "PSNR" in done.stdout and "('run',)" in done.stdout
-    assert done.stdout.count("[lab]") == 1 and done.stdout.count("[train]") == 2
+    assert done.stdout.count("[lab]") == 1 and done.stdout.count("[train]") == 3

@@ -182,7 +182,7 @@ def _state_dict(path: Path, content: Mapping[str, Any], key: str | None) -> "dic
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:160]
+    reason = " ".join(str(error).split())[:160] or "it ends too early"
     return UserError(f"{printable(path)} is damaged ({reason}). Download it again.")
 
 

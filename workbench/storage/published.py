@@ -154,9 +154,8 @@ class Address:
 
 
 def _files_text(patterns: Sequence[str]) -> str:
-    names = list(patterns)
-    if any("*" in name for name in names):
-        return f"the files that match {' or '.join(names)}"
+    """Name the files of a repository; in a folder of one's own they are in no subfolder."""
+    names = [name for name in patterns if "/" not in name and ".index" not in name]
     if len(names) == 1:
         return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -28,10 +28,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import RunError, UserError, missing_extra
 from workbench.core.printable import printable
 from workbench.storage import control
 from workbench.storage.atomic import atomic_path, check_new_folder, write_text
@@ -215,10 +216,14 @@ class Run:
 
         Raises
         ------
+        UserError
+            If PyTorch is not installed.
         RunError
             If there is no such checkpoint, it is damaged, or it does not fit the class; or if the
             files of an imported model were moved or have changed.
         """
+        if find_spec("torch") is None:
+            raise missing_extra("torch", "train", "Loading a model")
         if self.config.imported is not None:
             self.find_step(step)
             return load_imported(self.folder, self.config.imported, trust)
