@@ -13,7 +13,6 @@ Hosts read the signature, so an analysis needs no registration.
 """
 
 import copy
-import html
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ import plotly.graph_objects as go
 
 from workbench.analysis.stats.sampling import Subset
 from workbench.core.counted import counted
+from workbench.core.html_templates import marked
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         """Return summary, figure and table as HTML. Figures that need plotly.js are left out."""
-        summary = f"<p>{html.escape(self.full_summary())}</p>"
+        summary = f"<p>{marked(self.full_summary())}</p>"
         return f"{summary}{self.figure_html()}{self.table_html()}"
 
     def table_html(self) -> str:

@@ -1,11 +1,15 @@
 """HTML from Jinja templates, in which values are escaped."""
 
+import html
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+CODE = re.compile("`([^`]+)`")
 
 
 @cache
@@ -34,6 +38,17 @@ def environment(folder: Path) -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def marked(text: str) -> str:
+    """Return a text as HTML: escaped, and parts in backticks as code.
+
+    Examples
+    --------
+    >>> marked("Run `a < b`.")
+    'Run <code>a &lt; b</code>.'
+    """
+    return CODE.sub(r"<code>\1</code>", html.escape(text))
 
 
 def render(template: Path, **values: Any) -> str:

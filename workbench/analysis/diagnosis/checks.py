@@ -163,13 +163,20 @@ class Checks(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """State the number of checks by status, and the most severe findings."""
+        """State the number of checks by status, the most severe findings, and advice for errors.
+
+        Advice may be a command, which cannot be copied out of the cells of the figure.
+        """
         counts = f"{', '.join(self._status_counts())}."
-        observations = [
-            f"{group.check.code} {group.run_text}: {group.check.finding.observation.rstrip('.')}"
-            for group in self.groups[:MAX_SUMMARIZED_FINDINGS]
-            if group.check.finding
-        ]
+        observations = []
+        for group in self.groups[:MAX_SUMMARIZED_FINDINGS]:
+            finding = group.check.finding
+            if finding is None:
+                continue
+            text = finding.observation
+            if finding.severity == "error":
+                text = f"{text} {finding.advice}"
+            observations.append(f"{group.check.code} {group.run_text}: {text.rstrip('.')}")
         if not observations:
             return f"{counts} There are no findings."
         num_more = len(self.groups) - len(observations)

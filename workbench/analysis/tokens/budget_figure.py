@@ -110,7 +110,7 @@ def _label_positions(result: TokenBudget) -> dict[tuple[str, float], str]:
     positions: dict[tuple[str, float], str] = {}
     for cost, points in by_cost.items():
         points.sort(key=lambda point: -point.value)
-        names = ["top center", *["middle right"] * (len(points) - 2), "bottom center"]
+        names = ["top center", *["middle left"] * (len(points) - 2), "bottom center"]
         positions |= {
             (point.run, cost): name
             for point, name in zip(points, names[: len(points)], strict=True)

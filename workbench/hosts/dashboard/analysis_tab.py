@@ -14,8 +14,9 @@ from workbench.analysis.base import Result
 from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.glossary import OTHERS, tooltip
+from workbench.core.html_templates import marked
 from workbench.core.result_columns import column_tooltip
-from workbench.hosts.dashboard.async_result import AsyncResult, marked
+from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.picture_cards import PictureCards

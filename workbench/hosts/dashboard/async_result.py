@@ -1,7 +1,5 @@
 """The content of a tab: while it is being computed, once it is there, or why it is missing."""
 
-import html
-import re
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, wait
 from typing import Any
@@ -11,12 +9,12 @@ import panel_material_ui as pmui
 
 from workbench.analysis import analyses
 from workbench.core.errors import NotApplicable, UserError
+from workbench.core.html_templates import marked
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.workspace.compute import ComputeJob
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-CODE = re.compile("`([^`]+)`")
 MESSAGE_STYLES = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("✖", "#d55e00")}
 SHOW_MESSAGE_AFTER_S = 0.1  # the server waits that long for a result before it shows a message
 
@@ -153,8 +151,3 @@ class AsyncResult:
         if hide:
             self.result = None
             self.content.visible = False
-
-
-def marked(text: str) -> str:
-    """Return a text as HTML: escaped, and parts in backticks as code."""
-    return CODE.sub(r"<code>\1</code>", html.escape(text))

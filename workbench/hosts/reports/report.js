@@ -1,7 +1,7 @@
 // Printing: open folded parts and fit figures to the sheet, because paper neither unfolds nor scrolls.
 (() => {
   const kind = document.body.dataset.template;
-  const SHEET_WIDTH = kind === "views" ? 1160 : 1040; // of <main> on paper, in CSS pixels; see report.css
+  const SHEET_WIDTH = ["brief", "views"].includes(kind) ? 1160 : 1040; // of <main> on paper, in CSS pixels; see report.css
   const LOW = 0.75; // height of a figure among views on paper, as a share of that on the screen
   const figures = () => document.querySelectorAll(".js-plotly-plot");
   addEventListener("beforeprint", () => {
