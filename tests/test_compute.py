@@ -180,7 +180,7 @@ def test_remaining_time_is_a_range_of_recent_parts():
     job = job_with_reports([0, 1, 2, 3, 4, 5, 6, 8, 10, 12], total=100)
     assert job.fraction == 0.1
     assert job.estimate.seconds_left() == pytest.approx((90, 180), abs=0.5)
-    assert job.status_text() == "10 %, 90–180 s left"
+    assert job.status_text() == "10 %, 1.5–3.0 min left"
 
 
 def test_short_remaining_time_is_one_number():

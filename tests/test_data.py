@@ -851,7 +851,8 @@ def test_jpeg_2000_is_read(tmp_path):
 
 
 def test_cache_size_is_bounded(cats_and_dogs, monkeypatch):
-    monkeypatch.setattr(decode_cache, "CACHE_BYTES", load(str(cats_and_dogs)).pixels.nbytes)
+    size = load(str(cats_and_dogs)).pixels.nbytes
+    monkeypatch.setattr(decode_cache, "_CACHE", decode_cache.new_cache(size))
     first = load(str(cats_and_dogs))
     load(str(cats_and_dogs), split="test")
     assert load(str(cats_and_dogs)).pixels is not first.pixels

@@ -19,13 +19,13 @@ from waiting import wait_for
 
 import workbench as wb
 from workbench.core.errors import UserError
+from workbench.core.progress import format_duration_range
 from workbench.storage.run import Run
 from workbench.workspace.live import LiveModel, request_multipliers
 from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
     RunFollower,
     command_reply,
-    format_duration_range,
     hint,
     preview_png,
     seconds_left,

@@ -1,6 +1,5 @@
 """One analysis of several runs in one figure: a panel per run, with common axes and run colors."""
 
-import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +8,14 @@ from typing import ClassVar
 import pandas as pd
 
 from workbench.analysis.base import Result
+from workbench.core.html_templates import render_text
 
 MAX_RUNS = 4  # panels that can be compared without much scrolling
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+PARAGRAPHS = (
+    "{% for run, text in paragraphs %}<p><b>{{ run }}</b>: {{ text }}</p>{% endfor %}"
+    "{% for note in notes %}<p>{{ note }}</p>{% endfor %}"
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,13 +64,9 @@ class SideBySide(Result):
 
     def _repr_html_(self) -> str:
         """Return the paragraphs with the name of each run in bold, and the folded table."""
-        notes = [self.left_out_note(), *self._notes()]
-        paragraphs = [
-            f"<p><b>{html.escape(run)}</b>: {html.escape(text)}</p>"
-            for run, text in self._paragraphs()
-        ]
-        paragraphs += [f"<p>{html.escape(note)}</p>" for note in notes if note]
-        return "".join(paragraphs) + self.table_html()
+        notes = [note for note in (self.left_out_note(), *self._notes()) if note]
+        text = render_text(PARAGRAPHS, paragraphs=self._paragraphs(), notes=notes)
+        return text + self.table_html()
 
     def _paragraphs(self) -> list[tuple[str, str]]:
         return [

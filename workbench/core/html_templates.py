@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
 
 CODE = re.compile("`([^`]+)`")
 
 
 @cache
-def environment(folder: Path) -> "Environment":
+def environment(folder: Path | None = None) -> "Environment":
     """Return the environment of the templates in a folder.
 
     Values are escaped unless they are `markupsafe.Markup`, and an unknown variable is an error.
 
     Parameters
     ----------
-    folder : Path
-        The folder with the templates.
+    folder : Path, optional
+        The folder with the templates; none for templates that are given as text.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def environment(folder: Path) -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=None if folder is None else FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -67,3 +67,31 @@ def render(template: Path, **values: Any) -> str:
         HTML.
     """
     return environment(template.parent).get_template(template.name).render(**values)
+
+
+def render_text(source: str, **values: Any) -> str:
+    """Render a short template that is given as text.
+
+    Parameters
+    ----------
+    source : str
+        The template: a constant, never a text that depends on data.
+    **values
+        Variables of the template. Text is escaped.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Examples
+    --------
+    >>> render_text("<b>{{ name }}</b>", name="a<b")
+    '<b>a&lt;b</b>'
+    """
+    return _template(source).render(**values)
+
+
+@cache
+def _template(source: str) -> "Template":
+    return environment().from_string(source)

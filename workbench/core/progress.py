@@ -175,6 +175,27 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
+def format_duration_range(low: float, high: float) -> str:
+    """Format a range of seconds in its natural unit.
+
+    Examples
+    --------
+    >>> format_duration_range(40, 50), format_duration_range(5400, 9000)
+    ('40–50 s', '1.5–2.5 h')
+    """
+    if high < 90:
+        seconds, unit, digits = 1, "s", 0
+    elif high < 10 * 60:
+        seconds, unit, digits = 60, "min", 1
+    elif high < 90 * 60:
+        seconds, unit, digits = 60, "min", 0
+    else:
+        seconds, unit, digits = 3600, "h", 1
+    ends = [f"{value / seconds:.{digits}f}" for value in (low, high)]
+    # Both ends may round to the same number.
+    return f"{'–'.join(dict.fromkeys(ends))} {unit}"
+
+
 class _ProgressBarFile:
     """A file for a library's progress bar: the counts that it prints are reported as progress."""
 

@@ -6,6 +6,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from workbench.data.lazy import LazyImages
@@ -35,8 +36,12 @@ class DecodedImages(NamedTuple):
     originals: "LazyImages | None" = None
 
 
-CACHE_BYTES = 2**28  # of pixels, for all entries together
-_CACHE: dict[Any, DecodedImages] = {}  # the most recently used entry is the last
+def new_cache(max_bytes: int) -> LRUCache[Any, DecodedImages]:
+    """Return an empty cache whose entries have at most `max_bytes` of pixels together."""
+    return LRUCache(max_bytes, getsizeof=lambda images: images.pixels.nbytes)
+
+
+_CACHE = new_cache(2**28)
 _LOCK = Lock()
 
 
@@ -64,15 +69,13 @@ def cached_decode(
     if not key[0]:
         return decode()
     with _LOCK:
-        images = _CACHE.pop(key, None)
+        images = _CACHE.get(key)
     if images is None:
         images = decode()
         np.asarray(images.pixels).flags.writeable = False  # all callers share the array
-    with _LOCK:
-        if images.pixels.nbytes <= CACHE_BYTES:
-            _CACHE[key] = images
-        while sum(entry.pixels.nbytes for entry in _CACHE.values()) > CACHE_BYTES:
-            del _CACHE[next(iter(_CACHE))]
+        if images.pixels.nbytes <= _CACHE.maxsize:
+            with _LOCK:
+                _CACHE[key] = images
     return images
 
 

@@ -32,13 +32,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     RunError
         If the file cannot be written.
     """
+    try:
+        with replaced_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Do the same as `atomic_path`, and raise OSError if the file cannot be written."""
     remove_leftovers(path.parent)
     temporary = temporary_path(path)
     try:
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise _not_written(path, error) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.errors import RunError
-from workbench.storage.atomic import read_json, replace_folder, write_text
+from workbench.storage.atomic import read_json, replace_folder, replaced_file, write_text
 from workbench.storage.evidence_arrays import ARRAYS
 from workbench.storage.files import load_array
 from workbench.storage.leftovers import remove_leftovers, temporary_path
@@ -196,10 +196,8 @@ class EvidenceWriter:
     def _write_whole(self, name: str, values: np.ndarray) -> None:
         if name in self:
             return
-        temporary = temporary_path(self._path(name))
-        with temporary.open("wb") as file:
+        with replaced_file(self._path(name)) as temporary, temporary.open("wb") as file:
             np.save(file, values, allow_pickle=False)
-        temporary.replace(self._path(name))
 
     def _write_rows(self, name: str, values: np.ndarray, axis: int, rows: slice) -> None:
         length = self.lengths[ARRAYS[name].axes[axis]]

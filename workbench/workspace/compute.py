@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from workbench.analysis.base import Result
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
-from workbench.core.progress import ProgressEstimate
+from workbench.core.progress import ProgressEstimate, format_duration_range
 from workbench.workspace.compute_worker import (
     ComputeRequest,
     ReportRequest,
@@ -121,7 +121,7 @@ def progress_text(estimate: ProgressEstimate, started_s: float) -> str:
         return f"{now - started_s:.0f} s so far"
     low, high = remaining
     if high > EXACT_BELOW_S:
-        return f"{100 * fraction:.0f} %, {low:.0f}–{max(high, low + 1):.0f} s left"
+        return f"{100 * fraction:.0f} %, {format_duration_range(low, max(high, low + 1))} left"
     return f"{100 * fraction:.0f} %, about {max(1.0, high):.0f} s left"
 
 

@@ -1,6 +1,5 @@
 """The live view of a training run without widgets: what hosts show, and commands they send."""
 
-import html
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.analysis.runs.training_curves import X
+from workbench.core.coerce import coerce
 from workbench.core.errors import RunError, UserError
 from workbench.core.glossary import BUTTONS
+from workbench.core.html_templates import render_text
 from workbench.storage.run import Run
 from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
@@ -24,6 +25,7 @@ from workbench.workspace.run_snapshot import (
 MAX_SMOOTHING = 0.99
 ACTIVE_INTERVAL_S = 1.0
 IDLE_INTERVAL_S = 5.0
+HEADER = "<b>{{ name }}</b> · {{ line }}{% if advice %}<br><em>{{ advice }}</em>{% endif %}"
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,12 @@ class LiveModel:
     @property
     def header_html(self) -> str:
         """The name and the state of the run, and advice on what to do next, as HTML."""
-        name, line = html.escape(self.snapshot.name), html.escape(status_line(self.snapshot))
-        advice = html.escape(self._problem or hint(self.snapshot))
-        suffix = f"<br><em>{advice}</em>" if advice else ""
-        return f"<b>{name}</b> · {line}{suffix}"
+        return render_text(
+            HEADER,
+            name=self.snapshot.name,
+            line=status_line(self.snapshot),
+            advice=self._problem or hint(self.snapshot),
+        )
 
     # Settings
 
@@ -344,10 +348,13 @@ def request_multipliers(run: Run, values: Mapping[str, float | str]) -> list[int
     """
     status = run.status()
     current = {"lr": status.get("lr", 1.0), **status.get("weights", {})}
+    multipliers = {
+        name: coerce(float, f"The multiplier of {name}", value) for name, value in values.items()
+    }
     changed = {
-        name: _parse_number(value)
-        for name, value in values.items()
-        if _parse_number(value) != current.get(name, 1.0)
+        name: multiplier
+        for name, multiplier in multipliers.items()
+        if multiplier != current.get(name, 1.0)
     }
     request_ids = []
     if "lr" in changed:
@@ -355,10 +362,3 @@ def request_multipliers(run: Run, values: Mapping[str, float | str]) -> list[int
     for name, value in changed.items():
         request_ids.append(run.ask("weight", term=name, value=value))
     return request_ids
-
-
-def _parse_number(value: float | str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UserError(f"A multiplier is a number of at least 0, got `{value}`.") from None

@@ -12,7 +12,7 @@ import pandas as pd
 
 from workbench.analysis.plotting.image_grid import compose
 from workbench.core.errors import RunError
-from workbench.core.progress import ProgressEstimate
+from workbench.core.progress import ProgressEstimate, format_duration_range
 from workbench.storage.files import STEP_NAME, load_array
 from workbench.storage.jsonl import JsonlTail, is_event, is_log_record
 from workbench.storage.run import ACTIVE_STATES, Run
@@ -236,25 +236,6 @@ def preview_png(run: Run, step: int) -> bytes:
     except (OSError, ValueError, IndexError, TypeError, RunError):
         return b""
     return buffer.getvalue()
-
-
-def format_duration_range(low: float, high: float) -> str:
-    """Format a range of seconds in its natural unit.
-
-    Examples
-    --------
-    >>> format_duration_range(40, 50), format_duration_range(5400, 9000)
-    ('40–50 s', '1.5–2.5 h')
-    """
-    if high < 90:
-        seconds, unit, digits = 1, "s", 0
-    elif high < 90 * 60:
-        seconds, unit, digits = 60, "min", 0
-    else:
-        seconds, unit, digits = 3600, "h", 1
-    ends = [f"{value / seconds:.{digits}f}" for value in (low, high)]
-    # Both ends may round to the same number.
-    return f"{'–'.join(dict.fromkeys(ends))} {unit}"
 
 
 def _steps_of(paths: Iterable[Path]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.analysis.latents.projection import LatentMap
 from workbench.analysis.latents.projection import latent_map as compute_layout
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError, unknown
 from workbench.storage.run import Run
 from workbench.workspace.codebook import Codebook, CodebookState
@@ -171,10 +172,7 @@ def codes_in(selection: Selection) -> tuple[int, ...]:
     conditions = parse_filter(selection.where)
     if len(conditions) != 1 or (conditions[0].column, conditions[0].operator) != ("code", "="):
         return ()
-    try:
-        return tuple(int(value) for value in conditions[0].values)
-    except ValueError:
-        raise UserError(f"Codes are whole numbers, got `{conditions[0].text[:60]}`.") from None
+    return coerce(tuple[int, ...], "code", ",".join(conditions[0].values))
 
 
 def selected_run(workspace: Workspace, state: ViewState) -> Run:

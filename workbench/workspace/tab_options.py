@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from workbench import analysis
+from workbench.core.coerce import coerce
 from workbench.workspace.controls import Value, coerce_controls, controls
 
 CURVES = "training_curves"
@@ -28,7 +29,8 @@ def live_options(options: Mapping[str, Value]) -> tuple[bool, dict[str, Value]]:
     Raises
     ------
     UserError
-        If the curves have no such control, or its value is not valid.
+        If the curves have no such control, or a value is not valid.
     """
     rest = {name: value for name, value in options.items() if name != COMPARE}
-    return bool(options.get(COMPARE, True)), coerce_controls(analysis.get(CURVES), rest)
+    shows_others = coerce(bool, COMPARE, options.get(COMPARE, True))
+    return shows_others, coerce_controls(analysis.get(CURVES), rest)

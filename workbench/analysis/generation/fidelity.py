@@ -362,10 +362,6 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
     )
     distances = comparison.of_sets(used, pairs)
     distances += comparison.with_reference(sets, moments, reference)
-    references: tuple[ReferenceDistance, ...] = ()
-    if "training" in used:
-        training = cut_to_equal_size(used, seed)["training"]
-        references = reference_distances(training, gaussian_features, isotropic_features, seed)
     spatial = present_sets(
         {
             "held-out": spatial_features,
@@ -379,7 +375,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
     spatial_distances += comparison.with_reference(spatial, spatial_moments, reference)
     return Fidelity(
         distances=distances,
-        references=references,
+        references=_gaussian_distances(used, gaussian_features, isotropic_features, seed),
         spatial_distances=_spatial_names(spatial_distances),
         scores=_class_scores(
             {"reconstructions": reconstruction_logits, "samples": sample_logits}, seed
@@ -409,6 +405,16 @@ def _near_copies(
     if samples is None or train_images is None:
         return near_copies, None
     return near_copies, gallery(near_copies, samples, train_images)
+
+
+def _gaussian_distances(
+    sets: Sets, gaussians: np.ndarray | None, isotropic: np.ndarray | None, seed: int
+) -> tuple[ReferenceDistance, ...]:
+    """Return the distances of decoded draws from Gaussians to the training images, if any."""
+    if "training" not in sets:
+        return ()
+    training = cut_to_equal_size(sets, seed)["training"]
+    return reference_distances(training, gaussians, isotropic, seed)
 
 
 def _spatial_names(distances: Sequence[Distance]) -> tuple[Distance, ...]:

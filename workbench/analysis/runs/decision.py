@@ -1,6 +1,5 @@
 """Decision: the run to choose for a goal, with the evidence for it and what is not known yet."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from workbench.analysis.runs.commands import generator_command, retrain_command
 from workbench.analysis.runs.expectation import Expectation, expectation
 from workbench.analysis.runs.generators import generator_differences
 from workbench.core.errors import NotApplicable
+from workbench.core.html_templates import render_text
 from workbench.storage.evidence import Evidence
 
 Goal = Literal["best generation", "best reconstruction", "cheapest within 1 dB", "best probe"]
@@ -133,7 +133,9 @@ class Decision(Result):
 
     def _repr_html_(self) -> str:
         """Return the card, and the folded table of all numbers."""
-        note = f"<p>{html.escape(self.left_out_note())}</p>" if self.left_out else ""
+        note = ""
+        if self.left_out:
+            note = render_text("<p>{{ note }}</p>", note=self.left_out_note())
         return f"{note}{decision_html.to_html(self)}{self.table_html()}"
 
     def summary(self) -> str:

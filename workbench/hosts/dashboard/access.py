@@ -6,7 +6,6 @@ token.
 """
 
 import hmac
-import html
 import os
 import secrets
 from collections.abc import Sequence
@@ -18,12 +17,18 @@ from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher, Rule
 from tornado.web import RequestHandler
 
+from workbench.core.html_templates import render_text
+
 # Panel cannot parse the location of a page at an IPv6 address, such as [::1].
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1")
 WILDCARD_ADDRESSES = ("", "0.0.0.0", "::")
 PUBLIC_PREFIX = "/static/"  # the files of Panel and Bokeh
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 NEEDS_TOKEN = "This page needs its token. Open the link that `workbench dashboard` has printed."
+REDIRECT = (
+    "<!doctype html><title>workbench</title>"
+    '<meta http-equiv="refresh" content="0; url={{ address }}">'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +178,7 @@ class SignInHandler(RequestHandler):
         address = self.request.path + (f"?{query}" if query else "")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
-        self.finish(
-            "<!doctype html><title>workbench</title>"
-            f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">'
-        )
+        self.finish(render_text(REDIRECT, address=address))
 
 
 class _RefusedRequests(Matcher):

@@ -15,6 +15,7 @@ import panel_material_ui as pmui
 from workbench import analysis
 from workbench.core.errors import UserError
 from workbench.core.glossary import group_title
+from workbench.core.html_templates import render_text
 from workbench.hosts.dashboard.address import AddressBar, view_of_address
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -40,9 +41,9 @@ from workbench.workspace.compute import ComputeQueue
 from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
-GUIDE = """<p>There are no runs in <code>{folder}</code> yet. Train one here, or with this command,
-and reload the page:</p>
-<pre>workbench train softvq-photos --out {folder}/first</pre>
+GUIDE = """<p>There are no runs in <code>{{ folder }}</code> yet. Train one here, or with this
+command, and reload the page:</p>
+<pre>workbench train softvq-photos --out {{ folder }}/first</pre>
 """
 SIDEBAR_NOTE = "Every tab shows the primary run and compares the other selected runs with it."
 SIDEBAR_WIDTH_PX = 380
@@ -53,6 +54,10 @@ DOT = " · "
 CHIP_STYLE = (
     "display: inline-block; margin: 2px 6px 2px 0; padding: 1px 10px; border-radius: 12px;"
     " border: 1px solid rgba(128, 128, 128, 0.45); overflow-wrap: anywhere"
+)
+CHIPS = (
+    '{% for part in parts %}<span style="{{ style }}">{{ part }}</span>'
+    '{% if not loop.last %}<span style="font-size: 0">{{ dot }}</span>{% endif %}{% endfor %}'
 )
 REFRESH_INTERVAL_MS = 3000  # between two checks of the folder of runs
 
@@ -306,13 +311,11 @@ class Session:
 
     def _main(self) -> list[pn.viewable.Viewable]:
         if not self.workspace.runs:
-            folder = html.escape(str(self.workspace.folder))
-            guide = pn.pane.HTML(GUIDE.format(folder=folder))
+            guide = pn.pane.HTML(render_text(GUIDE, folder=self.workspace.folder))
             return [guide, *self._refused(), self.pages.frames[TRAIN]]
         return [self.about, self.tabs]
 
 
 def _chips(text: str) -> str:
     """Return a text as HTML, with a frame around each of its parts; copied, it is the same text."""
-    parts = [f'<span style="{CHIP_STYLE}">{html.escape(part)}</span>' for part in text.split(DOT)]
-    return f'<span style="font-size: 0">{DOT}</span>'.join(parts)
+    return render_text(CHIPS, parts=text.split(DOT), style=CHIP_STYLE, dot=DOT)

@@ -6,10 +6,11 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from markupsafe import Markup
 
 from workbench.analysis import analyses
 from workbench.core.errors import NotApplicable, UserError
-from workbench.core.html_templates import marked
+from workbench.core.html_templates import marked, render_text
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.workspace.compute import ComputeJob
 from workbench.workspace.view_state import ViewState
@@ -17,6 +18,10 @@ from workbench.workspace.workspace import Workspace
 
 MESSAGE_STYLES = {"info": ("ℹ", "#0072b2"), "warning": ("⚠", "#d55e00"), "error": ("✖", "#d55e00")}
 SHOW_MESSAGE_AFTER_S = 0.1  # the server waits that long for a result before it shows a message
+MESSAGE = (
+    '<div role="status" style="{{ style }}"><span aria-label="{{ kind }}" '
+    'style="color: {{ color }}">{{ symbol }}</span>&ensp;{{ text }}</div>'
+)
 
 
 class AsyncResult:
@@ -144,9 +149,9 @@ class AsyncResult:
             f"border: 1px solid {color}; border-left-width: 4px; border-radius: 4px; "
             "padding: 10px 16px; margin: 5px 10px"
         )
-        icon = f"<span aria-label='{kind}' style='color: {color}'>{symbol}</span>"
-        content = f"{icon}&ensp;{marked(text)}"
-        self.message.object = f"<div role='status' style='{style}'>{content}</div>"
+        self.message.object = render_text(
+            MESSAGE, style=style, kind=kind, color=color, symbol=symbol, text=Markup(marked(text))
+        )
         self.retry.visible = False
         if hide:
             self.result = None

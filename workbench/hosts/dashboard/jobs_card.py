@@ -1,11 +1,11 @@
 """The computations of this visitor: their progress, and a button that cancels them."""
 
-import html
 from collections.abc import Callable
 
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.html_templates import render_text
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.workspace.compute import ComputeJob
 
@@ -17,6 +17,7 @@ CORNER = {
     "z-index": "1200",
     "max-width": "calc(100vw - 32px)",
 }
+TITLE = "<b>{{ name }}</b> of {{ subject }}"
 
 
 class JobsCard:
@@ -66,7 +67,7 @@ class JobRow:
 
     def __init__(self, job: ComputeJob, cancel: Callable[[], None]) -> None:
         self.job = job
-        title = f"<b>{html.escape(job.name.capitalize())}</b> of {html.escape(job.subject)}"
+        title = render_text(TITLE, name=job.name.capitalize(), subject=job.subject)
         self.status = pn.pane.HTML("", margin=(0, 10))
         self.bar = pmui.LinearProgress(
             value=0, variant="indeterminate", sizing_mode="stretch_width", margin=(4, 10)

@@ -1,14 +1,15 @@
 """The page's keys, its address bar and the titles of its buttons, in one JavaScript module."""
 
-import html
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
 from workbench.core.glossary import BUTTONS
+from workbench.core.html_templates import render
 from workbench.hosts.js.panel import component
 
 KEYS = {
@@ -27,10 +28,7 @@ KEYS = {
     "own keys": "of the lens, the map and the grid of codes, after a click on them: written below",
     "?": "show or hide these keys",
 }
-HELP_STYLE = (
-    "<style>th { text-align: left; white-space: nowrap; padding: 4px 24px 4px 0 } "
-    "td { padding: 4px 0 }</style>"
-)
+HELP_TEMPLATE = Path(__file__).parent / "templates" / "keys.html.j2"
 
 
 class Keyboard:
@@ -60,12 +58,8 @@ class Keyboard:
             data=_message(), view="{}", height=40, styles={"color": "white", "flex": "none"}
         )
         self.module.param.watch(lambda event: self._on_message(json.loads(event.new)), "view")
-        rows = "".join(
-            f"<tr><th><kbd>{html.escape(key)}</kbd></th><td>{html.escape(action)}</td></tr>"
-            for key, action in KEYS.items()
-        )
         self.help = pmui.Dialog(
-            pn.pane.HTML(f"{HELP_STYLE}<table>{rows}</table>", sizing_mode="stretch_width"),
+            pn.pane.HTML(render(HELP_TEMPLATE, keys=KEYS), sizing_mode="stretch_width"),
             title="Keys",
             title_variant="h6",
             open=False,

@@ -1,15 +1,16 @@
 """The first tab: which run to choose, cost and quality of the selected runs, and the findings."""
 
-import html
+from pathlib import Path
 
 import panel as pn
 
-from workbench.analysis.diagnosis.checks import SYMBOLS, Checks, Group
+from workbench.analysis.diagnosis.checks import SYMBOLS, Checks
+from workbench.core.html_templates import render
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.decision_card import DecisionCard
-from workbench.hosts.dashboard.help_pages import check_link
+from workbench.hosts.dashboard.help_pages import CHECKS_ADDRESS
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.run_table import readable_color
 from workbench.workspace.tab_options import overview_controls
@@ -17,6 +18,7 @@ from workbench.workspace.view_state import ViewState
 from workbench.workspace.workspace import Workspace
 
 TAB = "overview"
+FINDINGS_TEMPLATE = Path(__file__).parent / "templates" / "findings.html.j2"
 MAX_FINDINGS = 10
 STATUS_COLORS = {"error": "#d55e00", "warning": "#d55e00", "info": "#0072b2"}
 
@@ -59,25 +61,12 @@ class Overview:
         self.budget.move_slider(steps)
 
     def _show_findings(self, checks: Checks) -> None:
-        groups = checks.groups
-        items = "".join(_finding_html(group) for group in groups[:MAX_FINDINGS])
-        if len(groups) > MAX_FINDINGS:
-            items += f"<p>{len(groups) - MAX_FINDINGS} more in the tab Checks.</p>"
-        passed = f"<p style='opacity: 0.8'>✓ {checks.counts['passed']} checks passed.</p>"
-        self.findings.object = f"<h3 style='margin: 0 0 12px'>Checks</h3>{items}{passed}"
-
-
-def _finding_html(group: Group) -> str:
-    """Return a finding as a paragraph: a symbol and a word for its severity, and a color."""
-    check = group.check
-    color = readable_color(STATUS_COLORS[check.status])
-    head = (
-        f"<b style='{color}'>{SYMBOLS[check.status]} {check.status}</b>"
-        f" · <b>{html.escape(group.run_text)}</b> · {check_link(check.code)}"
-        f" {html.escape(check.name)}"
-    )
-    text = ""
-    if check.finding is not None:
-        observation = html.escape(check.finding.observation)
-        text = f"{observation}<br><em>{html.escape(check.finding.advice)}</em>"
-    return f"<p style='margin: 0 0 12px'>{head}<br>{text}</p>"
+        self.findings.object = render(
+            FINDINGS_TEMPLATE,
+            groups=checks.groups[:MAX_FINDINGS],
+            num_hidden=max(0, len(checks.groups) - MAX_FINDINGS),
+            num_passed=checks.counts["passed"],
+            symbols=SYMBOLS,
+            styles={status: readable_color(color) for status, color in STATUS_COLORS.items()},
+            address=CHECKS_ADDRESS,
+        )

@@ -4,10 +4,13 @@ The scripts of Panel and Plotly take seconds on a slow machine, and block a page
 after them. An element in front of them begins the body, so that a browser draws it first.
 """
 
-import html
 from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.core.html_templates import render
 
 MAX_NAMES = 40  # of runs that the first paint lists
+OUTLINE_TEMPLATE = Path(__file__).parent / "templates" / "outline.html.j2"
 OUTLINE = "<!-- outline -->"  # is replaced by the tabs and the runs
 # All before it is the same for every visitor, apart from the outline.
 END_OF_BEGINNING = "<!-- end of the beginning -->"
@@ -83,14 +86,4 @@ def outline(tabs: Sequence[str], runs: Sequence[str]) -> str:
     runs : sequence of str
         The names of the runs, of which the first ones are listed.
     """
-    names = list(runs[:MAX_NAMES])
-    if len(runs) > MAX_NAMES:
-        names.append(f"and {len(runs) - MAX_NAMES} more")
-    title = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
-    sidebar = f"<nav><b>{title}</b>{_items(names, '')}</nav>" if runs else ""
-    return sidebar + _items(tabs, "tabs")
-
-
-def _items(texts: Sequence[str], css_class: str) -> str:
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-    return f'<ul class="{css_class}">{items}</ul>'
+    return render(OUTLINE_TEMPLATE, tabs=tabs, runs=runs, max_names=MAX_NAMES)

@@ -12,6 +12,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench.core.glossary import tooltip
+from workbench.core.html_templates import render_text
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.hosts.dashboard.widgets import linked_row, text_area, text_line
@@ -23,6 +24,10 @@ from workbench.workspace.view_state import ViewState
 
 Action = Callable[[], None]
 REPORTS_FOLDER = "reports"  # in the folder of runs, and in the dashboard's address
+WRITTEN = (
+    'Report written: <a href="{{ address }}" target="_blank" style="color: inherit">'
+    "{{ path.name }}</a>, in {{ path.parent }}"
+)
 
 
 def report_pages(folder: str | Path) -> tuple[str, Any, dict[str, str]]:
@@ -60,8 +65,8 @@ class ReportEntry:
 
     def __init__(self, view: ViewState, remove: Action, move_up: Action) -> None:
         self.view = view
-        name = html.escape(view_title(view))
-        row = linked_row(name, f"?{html.escape(view.to_query())}", f"remove: {name}", remove)
+        name = view_title(view)
+        row = linked_row(name, f"?{view.to_query()}", f"remove: {name}", remove)
         up = pmui.Button(
             label="↑", variant="text", size="small", width=36, margin=0, description=f"up: {name}"
         )
@@ -163,9 +168,7 @@ class ReportBuilderCard:
         try:
             path: Path = job.future.result()
             address = f"{REPORTS_FOLDER}/{quote(path.name)}"  # a proxy may add a prefix
-            name = html.escape(path.name)
-            link = f'<a href="{address}" target="_blank" style="color: inherit">{name}</a>'
-            self.message.object = f"Report written: {link}, in {html.escape(str(path.parent))}"
+            self.message.object = render_text(WRITTEN, address=address, path=path)
         except CancelledError:
             self.message.object = "Stopped: no report was written."
         except Exception as error:  # the worker's log has the traceback

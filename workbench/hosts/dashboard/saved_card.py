@@ -87,8 +87,8 @@ class SavedViewsCard:
 
     def _row(self, name: str, query: str) -> pn.Row:
         return linked_row(
-            html.escape(name),
-            f"?{html.escape(query)}",
+            name,
+            f"?{query}",
             f"delete: {name}",
             lambda: self.delete(name),
         )

@@ -1,6 +1,5 @@
 """The selected images below a module or a figure, and what can be done with them."""
 
-import html
 import io
 from typing import Any
 
@@ -10,6 +9,7 @@ import panel_material_ui as pmui
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
+from workbench.core.html_templates import render_text
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.image_selection import SelectedImages
@@ -23,6 +23,8 @@ HINT = (
     "or enter a condition."
 )
 COPY_LINK = "navigator.clipboard?.writeText(location.href)"
+SUMMARY = "<p>{{ text }}</p>"
+CODE = '<pre style="white-space: pre-wrap">{{ text }}</pre>'
 
 
 class SelectionCard:
@@ -85,12 +87,12 @@ class SelectionCard:
             self.images = None
             summary = str(error)
             code = ""
-        self.summary.object = f"<p>{html.escape(summary)}</p>"
+        self.summary.object = render_text(SUMMARY, text=summary)
         for button in self.buttons:
             button.visible = self.images is not None
         self.similar.visible = self.images is not None and len(self.images.indices) == 1
         self.clear.visible = view.selection is not None
-        self.code.object = f"<pre style='white-space: pre-wrap'>{html.escape(code)}</pre>"
+        self.code.object = render_text(CODE, text=code)
         self.code.visible = self.code.visible and self.images is not None
         self._draw()
 
@@ -114,7 +116,7 @@ class SelectionCard:
                 selection = Selection(run=view.runs[0], step=view.step, where=where)
             selected_images(self.workspace, view.change(selection=selection))
         except UserError as error:
-            self.summary.object = f"<p>{html.escape(str(error))}</p>"
+            self.summary.object = render_text(SUMMARY, text=str(error))
             return
         self.state.change(selection=selection)
 

@@ -220,7 +220,8 @@ class TrainTab:
             return
         future = self.service.describe(recipe)
         if not future.done():
-            self.place.objects = [pn.pane.HTML(f"Reading the settings of {html.escape(recipe)} …")]
+            text = html.escape(f"Reading the settings of {recipe} …")
+            self.place.objects = [pn.pane.HTML(text)]
             self.start_button.disabled = True
         self._when_done(future, lambda: self._receive(recipe, future))
 

@@ -7,8 +7,10 @@ from functools import partial
 import panel as pn
 import panel_material_ui as pmui
 
+from workbench.core.coerce import coerce
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
+from workbench.core.html_templates import render_text
 from workbench.hosts.dashboard.page_lifecycle import PageLifecycle
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.launch.training_queue import (
@@ -27,6 +29,8 @@ LOG_STYLE = (
     "max-height: 260px; overflow: auto; padding: 8px; margin: 4px 10px; font-size: 12px;"
     " border: 1px solid rgba(128, 128, 128, 0.4); border-radius: 4px; white-space: pre-wrap"
 )
+STATUS = "<b>{{ name }}</b> · {{ text }}"
+OUTPUT = '<pre style="{{ style }}">{{ text }}</pre>'
 
 
 class TrainingQueueCard:
@@ -188,11 +192,7 @@ class TrainingQueueCard:
 
     def _requested_steps(self) -> int | None:
         text = str(self.steps.value or "").replace(",", "").strip()
-        if not text:
-            return None
-        if not text.isdigit():
-            raise UserError(f"Train to step must be a whole number, got `{text}`.")
-        return int(text)
+        return coerce(int, "Train to step", text, low=1) if text else None
 
     def _show_run(self) -> None:
         run = self.workspace.runs.get(self.run.value) if self.run.value else None
@@ -244,7 +244,7 @@ class TrainingRow:
         """Show the present state."""
         training = self.training
         text = status_text(training)
-        self.status.object = f"<b>{html.escape(training.name)}</b> · {html.escape(text)}"
+        self.status.object = render_text(STATUS, name=training.name, text=text)
         self.start.visible = training.state == "held"
         self.stop.label = "stop" if training.is_active else "remove"
         has_run = (training.folder / "config.json").exists()
@@ -259,8 +259,8 @@ class TrainingRow:
         self._show_log()
 
     def _show_log(self) -> None:
-        text = html.escape(log_tail(self.training.folder)) or "No output yet."
-        self.output.object = f"<pre style='{LOG_STYLE}'>{text}</pre>"
+        text = log_tail(self.training.folder) or "No output yet."
+        self.output.object = render_text(OUTPUT, style=LOG_STYLE, text=text)
 
 
 def status_text(training: QueuedTraining) -> str:

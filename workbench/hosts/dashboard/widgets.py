@@ -7,6 +7,7 @@ import panel as pn
 import panel_material_ui as pmui
 from panel_material_ui.widgets.base import MaterialWidget
 
+from workbench.core.html_templates import render_text
 from workbench.workspace.controls import MAX_SLIDER_VALUES, Control, Value
 
 
@@ -95,12 +96,13 @@ def text_area(label: str, description: str) -> pmui.TextAreaInput:
 
 
 def linked_row(name: str, address: str, description: str, remove: Callable[[], None]) -> pn.Row:
-    """Return a link with a button that removes it; name and address are escaped HTML."""
+    """Return a link with a button that removes it."""
     button = pmui.Button(
         label="×", variant="text", size="small", width=36, margin=0, description=description
     )
     button.on_click(lambda _: remove())
-    link = pn.pane.HTML(
-        f'<a href="{address}" style="color: inherit">{name}</a>', sizing_mode="stretch_width"
+    text = render_text(
+        '<a href="{{ address }}" style="color: inherit">{{ name }}</a>', address=address, name=name
     )
+    link = pn.pane.HTML(text, sizing_mode="stretch_width")
     return pn.Row(button, link, margin=0, sizing_mode="stretch_width")

@@ -6,7 +6,6 @@ fetched. Without Python, a module also receives a `brush` (brush.js), through wh
 figures of a page share one selection.
 """
 
-import html
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import UserError
+from workbench.core.html_templates import render_text
 
 FOLDER = Path(__file__).parent
 # The file of helpers that a module uses.
@@ -22,7 +22,11 @@ PAGE = """<!doctype html><meta charset="utf-8">
 <style>:root { color-scheme: light dark } body { margin: 0 }</style>
 <div id="root"></div><script type="module">SCRIPT</script>"""
 # JupyterLab removes frames from a notebook that is not trusted.
-UNTRUSTED = "It is shown in JupyterLab if the notebook is trusted."
+FRAME = (
+    '<iframe srcdoc="{{ page }}" title="{{ title }}" '
+    'style="border:0;width:100%;height:{{ height }}px">'
+    "{{ title }}. It is shown in JupyterLab if the notebook is trusted.</iframe>"
+)
 
 
 @cache
@@ -84,15 +88,13 @@ def static(
     payload = {"state": {"data": json.dumps(data), "view": json.dumps(view)}, "of": of}
     script = source("page").replace("SOURCE", _script_json(source(name)), 1)
     script = source("brush") + script.replace("GIVEN", _script_json(payload), 1)
-    page = html.escape(PAGE.replace("SCRIPT", script, 1))
-    label = html.escape(title)
-    style = f"border:0;width:100%;height:{height}px"
-    return f'<iframe srcdoc="{page}" title="{label}" style="{style}">{label}. {UNTRUSTED}</iframe>'
+    page = PAGE.replace("SCRIPT", script, 1)
+    return render_text(FRAME, page=page, title=title, height=height)
 
 
 def refusal(error: UserError) -> str:
     """Return the message of an error as HTML, in place of a module."""
-    return f"<p><em>{html.escape(str(error))}</em></p>"
+    return render_text("<p><em>{{ error }}</em></p>", error=error)
 
 
 def _read(name: str) -> str:

@@ -4,7 +4,6 @@ JupyterLab runs the callbacks of widgets one after another: a callback that comp
 button from acting.
 """
 
-import html
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +14,15 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.core.errors import UserError
+from workbench.core.html_templates import render_text
 from workbench.core.progress import Cancelled, ProgressEstimate, progress_listener
 from workbench.workspace.compute import progress_text
 
 SHOW_PROGRESS_AFTER_S = 0.4
 UPDATE_INTERVAL_S = 0.3
 WAIT_INTERVAL_S = 0.1
+STATUS = "<em>{{ text }}</em>"
+MESSAGE = "<p><em>{{ text }}</em></p>"
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class BackgroundTask:
         self.stop()
         computation = Computation(title, compute, show)
         self._computation = computation
-        self.status.value = f"<em>{html.escape(title)} …</em>"
+        self.status.value = render_text(STATUS, text=f"{title} …")
         thread = threading.Thread(target=self._run, args=(computation,), daemon=True)
         thread.start()
         thread.join(SHOW_PROGRESS_AFTER_S)
@@ -106,7 +108,7 @@ class BackgroundTask:
         """Cancel the computation, which ends at its next report of progress."""
         with self._lock:
             if self._computation is not None and self._computation.end.cancel():
-                self._show_end("<em>stopped</em>")
+                self._show_end(render_text(STATUS, text="stopped"))
 
     def _run(self, computation: Computation) -> None:
         message = ""
@@ -122,10 +124,9 @@ class BackgroundTask:
             if computation is self._computation and not computation.end.cancelled():
                 computation.show(result)
         except UserError as error:
-            message = f"<p><em>{html.escape(str(error))}</em></p>"
+            message = render_text(MESSAGE, text=str(error))
         except Exception as error:
-            text = html.escape(f"{type(error).__name__}: {error}")
-            message = f"<p><em>failed: {text}</em></p>"
+            message = render_text(MESSAGE, text=f"failed: {type(error).__name__}: {error}")
             raise
         finally:
             with self._lock:
@@ -142,7 +143,7 @@ class BackgroundTask:
                 self.cancel.layout.display = "none" if self._cell_waits else ""
                 advice = "; interrupt the cell (■) to stop it" if self._cell_waits else ""
                 text = f"{computation.title} … {computation.progress_text()}{advice}"
-                self.status.value = f"<em>{html.escape(text)}</em>"
+                self.status.value = render_text(STATUS, text=text)
             time.sleep(UPDATE_INTERVAL_S)
 
     def _show_end(self, message: str) -> None:

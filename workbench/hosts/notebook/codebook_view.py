@@ -1,12 +1,12 @@
 """The widgets of a codebook in a notebook: the grid of codes and a summary of the selection."""
 
-import html
 import json
 from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.core.html_templates import render_text
 from workbench.hosts.js.jupyter import Module
 from workbench.workspace.codebook import Codebook
 from workbench.workspace.latent_map import Map
@@ -37,4 +37,4 @@ def selection_html(content: Codebook | Map) -> str:
     """Summarize the images selected on a map or in a codebook, as HTML; empty without any."""
     if not len(content.selected_indices):
         return ""
-    return f"<p>{html.escape(content.selected_images.summary())}</p>"
+    return render_text("<p>{{ summary }}</p>", summary=content.selected_images.summary())

@@ -5,7 +5,6 @@ It shows every run, every analysis and its controls. What is on the screen is av
 selected on a map, in a lens or in a codebook, which have attributes of the same names.
 """
 
-import html
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from workbench.analysis.base import Result, mime_bundle
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.glossary import OTHERS, analysis_title, group_title, tooltip
+from workbench.core.html_templates import render_text
+from workbench.hosts.js import refusal
 from workbench.hosts.js.jupyter import Theme
 from workbench.hosts.notebook.background_task import BackgroundTask
 from workbench.hosts.notebook.control_widgets import (
@@ -39,6 +40,10 @@ __all__ = ["Explorer", "ExplorerView", "open", "watch"]
 
 PAGE_COLUMNS = ("run", "kind", "data", "tokens", "step", "state", "PSNR (dB)")
 Output = dict[str, Any]
+GUIDE = (
+    "<p>There are no runs in {{ folder }} yet. Train one: "
+    "<code>workbench train softvq-digits --out {{ folder }}/first</code></p>"
+)
 
 
 def open(folder: str | Path = "runs", *, trust: Sequence[str] = ()) -> "Explorer":
@@ -213,7 +218,7 @@ class Explorer:
         try:
             content = self.result._repr_html_()
         except UserError as error:
-            content = f"<p><em>{html.escape(str(error))}</em></p>"
+            content = refusal(error)
         table = f'<div style="margin-bottom: 12px">{table}</div>'
         return table + _refused_html(self.workspace) + content
 
@@ -362,11 +367,10 @@ class ExplorerView:
 
 
 def _guide_html(workspace: Workspace) -> str:
-    folder = html.escape(str(workspace.folder))
-    command = f"<code>workbench train softvq-digits --out {folder}/first</code>"
-    guide = f"<p>There are no runs in {folder} yet. Train one: {command}</p>"
-    return guide + _refused_html(workspace)
+    return render_text(GUIDE, folder=workspace.folder) + _refused_html(workspace)
 
 
 def _refused_html(workspace: Workspace) -> str:
-    return "".join(f"<p>{html.escape(reason)}</p>" for reason in workspace.refused)
+    return render_text(
+        "{% for reason in refused %}<p>{{ reason }}</p>{% endfor %}", refused=workspace.refused
+    )

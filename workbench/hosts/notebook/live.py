@@ -22,6 +22,7 @@ import traitlets
 from workbench.analysis.runs.training_curves import X
 from workbench.core.coerce import coerce
 from workbench.core.glossary import CONTROLS, choice_label
+from workbench.core.html_templates import render_text
 from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
@@ -348,10 +349,11 @@ class Watch:
         if not content:
             self.images.value = f"<em>The images of step {step:,} are damaged.</em>"
             return
-        description = html.escape(f"{self.run.kind}, step {step:,}", quote=True)
-        self.images.value = (
-            f'<img src="data:image/png;base64,{content}" alt="{description}" '
-            'style="max-width:100%;width:480px">'
+        self.images.value = render_text(
+            '<img src="data:image/png;base64,{{ content }}" alt="{{ description }}" '
+            'style="max-width:100%;width:480px">',
+            content=content,
+            description=f"{self.run.kind}, step {step:,}",
         )
 
     def _set_display(self) -> None:

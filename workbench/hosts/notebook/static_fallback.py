@@ -4,7 +4,6 @@ They are separate outputs. JupyterLab shows one form of an output: of a widget a
 and an error if its kernel is gone. A style sheet in the page therefore hides one of the two.
 """
 
-import html
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,6 +14,7 @@ from IPython.display import display
 
 from workbench.analysis.base import mime_bundle
 from workbench.core.errors import UserError
+from workbench.core.html_templates import render_text
 from workbench.hosts.js.jupyter import STYLE as DARK_STYLE
 from workbench.hosts.notebook.background_task import BackgroundTask
 
@@ -57,7 +57,7 @@ def display_with_fallback(
         content = page()
         figure_bundle = _figure_bundle(figure)
     else:
-        content = f"<p>{html.escape(text)}</p>{task.status.value}"
+        content = render_text("<p>{{ text }}</p>", text=text) + task.status.value
         figure_bundle = None
     classes = "workbench-page"
     style = STYLE
