@@ -24,7 +24,7 @@ from workbench.launch.evaluate import evaluate
 from workbench.launch.in_process import train
 from workbench.launch.latent_dataset import load_encoded
 from workbench.storage.imported import digests
-from workbench.storage.run import find_runs
+from workbench.storage.run_search import find_runs
 from workbench.tokenizers import pretrained
 from workbench.tokenizers.pretrained.base import LatentScale, Pretrained
 from workbench.tokenizers.pretrained.wrapped import wrap

@@ -15,7 +15,8 @@ from workbench.core.errors import RunError
 from workbench.launch.recipes import SYSTEMS
 from workbench.storage import migrations
 from workbench.storage.checkpoint import read_tensors
-from workbench.storage.run import Run, find_runs
+from workbench.storage.run import Run
+from workbench.storage.run_search import find_runs
 
 OLD_RUNS = Path(__file__).parent / "fixtures" / "runs-v1"
 NAMES = ("ar", "sit", "softvq", "vqvae")

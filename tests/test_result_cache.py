@@ -218,7 +218,7 @@ def test_oldest_results_are_evicted(tmp_path):
 
 
 def test_entry_is_not_listed_as_a_run(tmp_path):
-    from workbench.storage.run import find_runs
+    from workbench.storage.run_search import find_runs
 
     cached_result(tmp_path / ".results", codebook_usage, inputs(), {})
     assert len(entries(tmp_path / ".results")) == 1

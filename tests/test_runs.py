@@ -16,8 +16,9 @@ from workbench.collect import collect
 from workbench.core.errors import RunError, UserError
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.jsonl import JsonlTail, append_record
-from workbench.storage.run import Run, find_runs
+from workbench.storage.run import Run
 from workbench.storage.run_config import RunConfig
+from workbench.storage.run_search import find_runs
 from workbench.workspace.run_snapshot import RunFollower
 
 CONFIG = {

@@ -72,7 +72,8 @@ def refusals() -> dict[str, object]:
     from workbench.data import load
     from workbench.features import get_feature_extractor
     from workbench.launch.in_process import prepare_training
-    from workbench.storage.run import Run, find_runs
+    from workbench.storage.run import Run
+    from workbench.storage.run_search import find_runs
     from workbench.workspace.selection import Selection
 
     return {

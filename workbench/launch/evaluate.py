@@ -164,29 +164,45 @@ def evaluate(
     )
     if is_generator(model):
         select_collectors("generator", only=only, skip=skip, also=also)
-        if data is not None or tokenizer is None:
-            raise UserError(
-                "A generator samples the latents of a tokenizer, whose images are used: give the "
-                "run of the tokenizer instead of data, as in tokenizer='runs/a'."
-            )
-        prepared = prepare_generator(model, folder, Run(tokenizer), revision, trust, options)
+        source = _tokenizer_run(tokenizer, data)
+        prepared = prepare_generator(model, folder, source, revision, trust, options)
     else:
         select_collectors("tokenizer", only=only, skip=skip, also=also)
-        if data is None:
-            raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
-        if tokenizer is not None:
-            raise UserError("tokenizer is only given for a generator.")
+        images = _evaluated_images(data, tokenizer, limit, value_range)
         if "posterior" in options:
             options["seed"] = seed  # of the samples of the posterior
-        images = {
-            "source": str(data),
-            "limit": limit,
-            "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
-        }
         prepared = prepare_tokenizer(model, images, size, revision, trust, options)
     return _collect_run(
         prepared, folder, collect_options, processes, is_shown=progress and processes.is_main
     )
+
+
+def _tokenizer_run(tokenizer: str | Path | None, data: str | Path | None) -> Run:
+    """Return the run of a generator's tokenizer, whose images are used."""
+    if data is not None or tokenizer is None:
+        raise UserError(
+            "A generator samples the latents of a tokenizer, whose images are used: give the "
+            "run of the tokenizer instead of data, as in tokenizer='runs/a'."
+        )
+    return Run(tokenizer)
+
+
+def _evaluated_images(
+    data: str | Path | None,
+    tokenizer: str | Path | None,
+    limit: int,
+    value_range: tuple[float, float] | str | None,
+) -> dict[str, Any]:
+    """Return the images on which a tokenizer is evaluated, as the settings of their source."""
+    if data is None:
+        raise UserError("Give data, the images to evaluate on, as in data='imagenet/val'.")
+    if tokenizer is not None:
+        raise UserError("tokenizer is only given for a generator.")
+    return {
+        "source": str(data),
+        "limit": limit,
+        "value_range": coerce(tuple[float, float] | None, "value_range", value_range),
+    }
 
 
 def _collect_run(

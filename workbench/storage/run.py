@@ -32,8 +32,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import RunError, UserError, missing_extra
-from workbench.core.printable import printable
+from workbench.core.errors import RunError, missing_extra
 from workbench.storage import control
 from workbench.storage.atomic import atomic_path, check_new_folder, write_text
 from workbench.storage.checkpoint import read_tensors, write_tensors
@@ -46,7 +45,7 @@ from workbench.storage.leftovers import restore_moved_folders
 from workbench.storage.migrations import FORMAT
 from workbench.storage.process import is_alive
 from workbench.storage.run_config import RunConfig
-from workbench.storage.run_folders import missing_run, not_a_run, run_folders
+from workbench.storage.run_folders import missing_run, not_a_run
 from workbench.storage.run_model import (
     build_model,
     class_module,
@@ -572,55 +571,3 @@ def check_new_run(folder: Path, *, overwrite: bool = False) -> None:
         return
     advice = ", or replace it with overwrite=True (--overwrite)" if is_imported else ""
     raise RunError(f"{folder} already holds a run. Choose another folder{advice}.")
-
-
-def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """Open every run in a folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-        A folder of runs, or a run.
-
-    Returns
-    -------
-    runs : list of Run
-        The runs that can be opened, by name.
-    refused : list of str
-        One sentence for each run that cannot be opened.
-
-    Raises
-    ------
-    RunError
-        If the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise missing_run(folder)
-    if (folder / "config.json").exists():
-        return [Run(folder)], []
-    runs = []
-    refused = []
-    for path in run_folders(folder):
-        try:
-            runs.append(_open_checked(path))
-        except UserError as error:
-            refused.append(str(error))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            # One damaged run must never hide the others.
-            refused.append(f"{printable(path)} cannot be opened: {error}.")
-    return runs, refused
-
-
-def _open_checked(path: Path) -> Run:
-    """Open a run of which everything that a list of runs shows can be read."""
-    if printable(path) != str(path):
-        raise RunError(
-            f"The name of {printable(path)} has characters that cannot be shown. Rename the folder."
-        )
-    run = Run(path)
-    # A generator whose tokenizer is missing is refused here, not while it is displayed.
-    run.tokenizer  # noqa: B018
-    run.check_files()
-    run.evidence_steps  # noqa: B018
-    return run

@@ -31,7 +31,8 @@ from workbench.storage.analysis_arguments import (
 )
 from workbench.storage.evidence import Evidence
 from workbench.storage.provenance_file import is_held_out
-from workbench.storage.run import Run, find_runs
+from workbench.storage.run import Run
+from workbench.storage.run_search import find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
 from workbench.workspace.view_state import ViewState
