@@ -151,7 +151,7 @@ def require_array(array: np.ndarray | None, description: str, run_name: str) -> 
     Parameters
     ----------
     array : ndarray or None
-        The array.
+        The array, or None if it was not collected.
     description : str
         Name of the array in the error message.
     run_name : str

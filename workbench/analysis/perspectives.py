@@ -27,7 +27,7 @@ class Perspective:
     meaning : str
         Definition in one line, with the unit.
     value : float
-        The value.
+        The measured value, in the unit that `meaning` states.
     low, high : float
         95 % interval; NaN if there is none.
     null : float

@@ -132,7 +132,7 @@ def lookup(
     cache_dir : Path
         Folder of the cached results.
     analysis : callable
-        The analysis.
+        The function whose result is looked up.
     inputs : dict
         Evidence arguments by name.
     controls : dict

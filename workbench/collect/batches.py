@@ -60,9 +60,9 @@ class ImageBatch:
     num_pictures : int
         The number of the first images of the batch whose pictures are stored.
     tokenizer : Tokenizer
-        The tokenizer.
+        Encodes and decodes the images.
     device : torch.device
-        Its device.
+        The device of the tokenizer.
     """
 
     rows: slice
@@ -107,9 +107,9 @@ class HeldOutImages:
     images : ImageSet
         The images. They may be decoded when they are indexed.
     tokenizer : Tokenizer
-        The tokenizer.
+        Encodes and decodes the images, on `device`.
     device : torch.device
-        Its device.
+        The device of the tokenizer.
     num_pictures : int
         Number of images whose pictures are stored, stratified by class.
     seed : int

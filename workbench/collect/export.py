@@ -36,7 +36,7 @@ class Export:
     Attributes
     ----------
     folder : Path
-        The folder.
+        The folder that contains the files.
     arrays : tuple of str
         The names of the arrays with one row per image.
     images : int

@@ -101,7 +101,7 @@ def class_labels(images: ImageSet) -> np.ndarray:
     Parameters
     ----------
     images : ImageSet
-        The images.
+        Images with or without labels.
 
     Returns
     -------

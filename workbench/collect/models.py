@@ -16,7 +16,7 @@ class LoadedModels:
     Attributes
     ----------
     tokenizer : Tokenizer
-        The tokenizer.
+        The tokenizer of the run, or of the run's generator.
     source : Run
         The run of the tokenizer, which has the images.
     generator : Generator or None

@@ -124,7 +124,7 @@ def collect_from(
     run : Run
         The run that receives the evidence.
     models : LoadedModels
-        Its models.
+        The models of the run, in evaluation mode.
     options : CollectOptions
         What to collect.
     step : int
@@ -155,7 +155,7 @@ class _Collection:
     run : Run
         The run that receives the evidence.
     models : LoadedModels
-        Its models.
+        The models of the run, in evaluation mode.
     options : CollectOptions
         What to collect.
     step : int

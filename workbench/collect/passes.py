@@ -48,7 +48,7 @@ def run_pass(
         The collectors, all of images or all of samples. One that does not apply is left out from
         then on.
     model : Tokenizer or Generator
-        The model.
+        The model that the collectors call.
     source : Batches
         The images or the labels of the samples.
     context : CollectContext

@@ -23,7 +23,7 @@ def decode_latents(
     model : Tokenizer
         The tokenizer.
     latents : ndarray of float32, shape (b, n_tokens, dim)
-        The latents.
+        Latents in the scale of the tokenizer.
     rows : slice
         The images whose active tokens are used. The collector `encoding` has written them.
     context : CollectContext
@@ -51,7 +51,7 @@ def decode_in_batches(
     model : Tokenizer
         The tokenizer.
     latents : ndarray of float32, shape (n, n_tokens, dim)
-        The latents.
+        Latents in the scale of the tokenizer.
     context : CollectContext
         The context of the collection.
 

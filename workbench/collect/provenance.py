@@ -32,9 +32,9 @@ def collection_key(
     Parameters
     ----------
     run : Run
-        The run.
+        The run that receives the evidence.
     models : LoadedModels
-        Its models.
+        The models of the run.
     options : CollectOptions
         What to collect.
     step : int
@@ -96,7 +96,7 @@ def make_provenance(
     context : CollectContext
         The context of the collection.
     models : LoadedModels
-        The models.
+        The models that produced the arrays.
     feature_extractor_reason : str
         Why this network was used.
     not_collected : dict of str to str

@@ -22,7 +22,7 @@ class TrainingLatents:
     Attributes
     ----------
     latents : ndarray of float32, shape (n_images, n_tokens, dim)
-        The latents.
+        Latents in the scale of the tokenizer.
     labels : ndarray of int64, shape (n_images,), or None
         The class of each image.
     """

@@ -97,7 +97,7 @@ class Moments:
     Attributes
     ----------
     mean : ndarray of float64, shape (dim,)
-        The mean.
+        Mean over the rows.
     covariance : ndarray of float64, shape (dim, dim)
         The unbiased covariance; zeros for one row.
     count : int or None

@@ -83,7 +83,7 @@ class ZipMembers:
     path : Path
         The file.
     members : sequence of ZipInfo
-        The members.
+        Entries of the archive's directory that are images.
     """
 
     def __init__(self, path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

@@ -37,7 +37,7 @@ def read_array_images(
     path : Path
         The file, with uint8 images (n, h, w, 1 or 3) and optionally integer labels.
     split : {"train", "test", "all"}
-        The split.
+        Part of the images: the training images, the held-out tenth, or all.
     selection : Selection
         The images to read.
     source : str

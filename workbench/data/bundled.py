@@ -88,7 +88,7 @@ def digits(split: str, side: int | None = None) -> ImageSet:
     Parameters
     ----------
     split : {"train", "test"}
-        The split.
+        Part of the images to load.
     side : int, optional
         Height and width in pixels; 8 by default.
 
@@ -156,7 +156,7 @@ def photos(split: str, side: AnySide | None = None) -> ImageSet:
     Parameters
     ----------
     split : {"train", "test"}
-        The split.
+        Part of the images to load.
     side : int, str or pair of int, optional
         Height and width in pixels; 32 by default. See `ImageSize.of`.
     """
@@ -222,11 +222,11 @@ def window_corners(photograph: np.ndarray, size: ImageSize, split: str) -> np.nd
     Parameters
     ----------
     photograph : ndarray of uint8, shape (h, w, 3)
-        The photograph.
+        The image that the windows are cut from.
     size : ImageSize
         The size of the windows.
     split : {"train", "test"}
-        The split.
+        Part of the images that the windows belong to.
 
     Returns
     -------

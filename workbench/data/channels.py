@@ -58,7 +58,7 @@ def mirror(images: "Tensor", flips: "Sequence[bool]") -> None:
     Parameters
     ----------
     images : Tensor of uint8, shape (b, c, h, w)
-        The images.
+        A batch of images, which is changed.
     flips : sequence of bool
         Where True, the image is mirrored.
     """

@@ -44,7 +44,7 @@ class NameTable(Sequence[str]):
     Parameters
     ----------
     names : iterable of str
-        The names.
+        Names in the order in which they are indexed.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class FileImages:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that contains the files, directly or in subfolders.
     names : sequence of str
         The names of the files, relative to the folder.
     """

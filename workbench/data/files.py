@@ -38,7 +38,7 @@ class FolderImages:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that is searched.
     """
 
     def __init__(self, folder: Path) -> None:

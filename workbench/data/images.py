@@ -306,7 +306,7 @@ def warn_skipped(sentences: Sequence[str], source: str) -> None:
     sentences : sequence of str
         The reasons, at least one.
     source : str
-        The source.
+        Name of the source in the warning.
     """
     count = len(sentences)
     files = counted(count, "file was", "files were")

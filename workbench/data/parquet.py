@@ -427,7 +427,7 @@ def count_rows(file: Path) -> int:
     Parameters
     ----------
     file : Path
-        The file.
+        The parquet file, of which only the footer is read.
 
     Raises
     ------

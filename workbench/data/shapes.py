@@ -54,7 +54,7 @@ def shapes(split: str, side: int | None = None) -> ImageSet:
     Parameters
     ----------
     split : {"train", "test"}
-        The split.
+        Part of the images to draw.
     side : int, optional
         Height and width in pixels; 32 by default.
     """

@@ -411,7 +411,7 @@ def first_images(name: str, split: str, limit: int | None, decoding: Decoding) -
     name : str
         A folder of parquet or tar files, one such file, or a dataset on the hub.
     split : {"train", "test"}
-        The split.
+        Part of the images to read.
     limit : int, optional
         Number of images; 2,000 by default.
     decoding : Decoding

@@ -150,7 +150,7 @@ def label_notes(
     Parameters
     ----------
     table : datasets.Dataset
-        The table.
+        The table of images that is read.
     labels : ndarray of int64, shape (n,), or None
         The labels that were read.
     names : tuple of str

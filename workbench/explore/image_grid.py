@@ -29,7 +29,7 @@ class ImageGrid:
     reference : ndarray of uint8, shape (n, h, w, c)
         The image that each row is compared with.
     images : ndarray of uint8, shape (n, m, h, w, c)
-        The images.
+        One image per row and value of the axis.
     active : ndarray of bool, shape (n, m, n_tokens), optional
         The tokens that the decoder reads.
     reference_label : str

@@ -35,7 +35,7 @@ class LoadedRun(ABC):
     Attributes
     ----------
     run : Run
-        The run.
+        The run on disk.
     trust : tuple of str
         Modules outside this package from which the run's classes may be imported.
     """

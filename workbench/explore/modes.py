@@ -19,7 +19,7 @@ def means(latents: np.ndarray, assignment: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     latents : ndarray of float, shape (n_images, n_tokens, dim)
-        Latents.
+        Latents of the images that were assigned to modes.
     assignment : ndarray of int, shape (n_images,)
         Mode of each image.
 

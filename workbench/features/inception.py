@@ -193,7 +193,7 @@ def resize_like_tensorflow(
     Parameters
     ----------
     images : Tensor, shape (batch, channels, height, width)
-        The images.
+        Images of any size and range of values.
     side : int
         Height and width of the result.
 

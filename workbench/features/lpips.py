@@ -210,7 +210,7 @@ def is_present(network: str) -> bool:
     Parameters
     ----------
     network : {"vgg", "alex"}
-        The network.
+        The backbone of LPIPS.
     """
     spec = NETWORKS[network]
     return spec.backbone.find() is not None and spec.heads.find() is not None

@@ -39,7 +39,7 @@ def shortlist(
     Parameters
     ----------
     logits : Tensor of shape (batch, n_codes)
-        Logits.
+        Logits of the next code, one row per image.
     top_k : int
         Keep the k largest logits; 0 keeps all.
     top_p : float

@@ -46,7 +46,7 @@ class PreparedModel:
     config : RunConfig
         The configuration.
     tokenizer : Tokenizer
-        The tokenizer.
+        The evaluated tokenizer, or that of the evaluated generator.
     generator : Generator or None
         The generator; None if the run is the tokenizer's.
     source : Run or None

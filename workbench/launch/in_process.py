@@ -72,7 +72,7 @@ class TrainingJob:
     train_config : TrainConfig
         The training settings.
     run : Run
-        The run.
+        The run that stores checkpoints and logs.
     trust : tuple of str
         Modules outside of this package that may be imported.
     """

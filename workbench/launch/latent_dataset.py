@@ -240,7 +240,7 @@ def encode_held_out(
     quantity : {"latents", "codes"}
         What the generator consumes.
     images : ImageSet
-        The images.
+        The held-out images, all of which are encoded.
     trust : sequence of str
         Modules outside of this package that may be imported.
 

@@ -349,7 +349,7 @@ def load_training_data(run: Run, trust: Sequence[str] = ()) -> "Dataset":
     Parameters
     ----------
     run : Run
-        The run.
+        The run to be trained.
     trust : sequence of str
         Modules outside of this package that may be imported.
     """
@@ -383,7 +383,7 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
     Parameters
     ----------
     run : Run
-        The run.
+        The run to be trained.
     trust : sequence of str
         Modules outside of this package that may be imported.
 

@@ -146,7 +146,7 @@ class Launched:
     Attributes
     ----------
     run : Run
-        The run.
+        The run that the process trains.
     process : Popen or None
         The process; None if it has ended already.
     log_start : int

@@ -279,7 +279,7 @@ def check_resumable(run: Run, steps: int | None = None) -> None:
     Parameters
     ----------
     run : Run
-        The run.
+        The run whose training is to go on.
     steps : int, optional
         The number of steps to train to; those that it has by default.
     """

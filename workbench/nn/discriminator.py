@@ -124,7 +124,7 @@ class AdversarialLoss(nn.Module):
     Parameters
     ----------
     discriminator : Discriminator
-        The discriminator.
+        The network that distinguishes images from reconstructions.
     lecam : float
         Weight of the LeCam regularizer; 0 disables it.
     weight : float

@@ -23,7 +23,7 @@ def nearest_code(
     Parameters
     ----------
     tokens : Tensor, shape (tokens, dim)
-        The tokens.
+        Vectors to be assigned to codewords.
     codewords : Tensor, shape (codewords, dim)
         The codebook.
     chunk : int

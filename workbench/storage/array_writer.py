@@ -39,7 +39,7 @@ class ShardWriter:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that receives the files.
     stem : str
         The beginning of the names of the files.
     suffix : str
@@ -96,7 +96,7 @@ class MappedWriter:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that receives the files.
     count : int
         The number of images.
     """

@@ -61,7 +61,7 @@ class LatentMoments:
         Parameters
         ----------
         latents : ndarray of float, shape (n, tokens, d)
-            The latents.
+            Latents of a batch of images.
         active : ndarray of bool, shape (n, tokens), optional
             Tokens that the decoder reads. All other tokens are ignored.
         """

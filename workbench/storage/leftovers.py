@@ -120,7 +120,7 @@ def reappears(folder: Path, file: str) -> bool:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that is waited for.
     file : str
         The name of a file that it must have.
     """

@@ -235,7 +235,7 @@ class VAVAE(AdversarialTokenizer):
         Parameters
         ----------
         latents : Tensor, shape (batch, tokens, dim)
-            Latents.
+            Latents of the images, in the scale of the tokenizer.
         features : Tensor, shape (batch, tokens, channels)
             Features of the teacher.
 

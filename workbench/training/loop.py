@@ -54,7 +54,7 @@ def fit(
     config : TrainConfig
         The training settings.
     run : Run
-        The run.
+        The run whose folder receives checkpoints, logs and events.
     held_out : tuple of Tensor, optional
         One batch of held-out items, the arguments of the objective. Their loss is logged.
 

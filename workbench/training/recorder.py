@@ -78,7 +78,7 @@ class RunRecorder:
     Parameters
     ----------
     run : Run
-        The run.
+        The run whose folder is written.
     config : TrainConfig
         The training settings.
     step : int

@@ -24,7 +24,7 @@ class TrainState:
     Attributes
     ----------
     model : Module
-        The model.
+        The model that is trained.
     ema : Module
         A copy of the model with the moving average of the weights.
     clip_groups : list of list of Parameter

@@ -122,7 +122,7 @@ def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> 
     Parameters
     ----------
     analysis : callable
-        The analysis.
+        The function whose keyword arguments are the controls.
     values : Mapping
         Values by name, as numbers or as text.
 

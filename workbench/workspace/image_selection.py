@@ -224,7 +224,7 @@ def resolve(run: Run, selection: Selection, layout: Layout = layout_of) -> Selec
     run : Run
         Run of the images.
     selection : Selection
-        The selection.
+        Images by indices, codes, a polygon or a condition.
     layout : callable
         Returns the latent map of a polygon; a host may have computed it before.
 

@@ -61,7 +61,7 @@ class Workspace:
     Parameters
     ----------
     folder : str or Path
-        The folder.
+        The folder that contains the runs.
     trust : sequence of str, optional
         Modules and packages outside of this package that may be imported to load a run's model.
 

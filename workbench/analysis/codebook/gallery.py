@@ -125,7 +125,7 @@ def code_gallery(
     Parameters
     ----------
     images : ndarray of uint8, shape (n_images, height, width, channels)
-        The images.
+        The images, encoded as `codes`, from which the patches are cut.
     codes : ndarray of int, shape (n_images, n_tokens)
         Index of the codeword that each token selected. -1 marks padding, which is left out.
     codebook : ndarray of float, shape (n_codebooks, codebook_size, dim), or int

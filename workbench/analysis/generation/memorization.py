@@ -86,7 +86,7 @@ def gallery(result: Memorization, samples: np.ndarray, train_images: np.ndarray)
     result : Memorization
         The distances.
     samples : ndarray of uint8, shape (s, height, width, channels)
-        The samples.
+        The generated images that `result` compares.
     train_images : ndarray of uint8, shape (t, height, width, channels)
         The training images.
 

@@ -77,7 +77,7 @@ class TeacherAlignment(Result):
     Attributes
     ----------
     measures : tuple of AlignmentMeasure
-        The measures.
+        One entry per measure, for the features of the same images and of others.
     teacher : str
         Name of the teacher; empty if unknown.
     by_token : bool

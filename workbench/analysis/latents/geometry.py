@@ -119,7 +119,7 @@ class LatentGeometry(PerspectiveResult):
     Attributes
     ----------
     measures : tuple of Measure
-        The measures.
+        One entry per quantity, with its interval and its value for an isotropic Gaussian.
     noise : tuple of NoiseRobustness
         Empty if it was not collected.
     shares : ndarray of float, shape (d,)

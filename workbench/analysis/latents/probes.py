@@ -64,7 +64,7 @@ class Probes(Result):
     Attributes
     ----------
     probes : tuple of Probe
-        The probes.
+        One entry per classifier, with its accuracy.
     chance : float
         Accuracy of the most frequent class of the training images.
     confusion : ndarray of int, shape (classes, classes)

@@ -58,7 +58,7 @@ class ReportEntry:
     Parameters
     ----------
     view : ViewState
-        The view.
+        The view that the report shows.
     remove, move_up : callable
         What the buttons of its row do.
     """

@@ -17,7 +17,7 @@ class SettingField:
     Parameters
     ----------
     setting : Setting
-        The setting.
+        The name, declared type, default and choices of the setting.
     value : str or None
         The text that is shown; the default if there is none.
     options : dict, optional

@@ -324,7 +324,7 @@ class Layout:
         Parameters
         ----------
         checkpoint : Checkpoint
-            The checkpoint.
+            The configuration and the tensors of the model.
         **sizes
             Further sizes of the tensors, by their key of the configuration.
         """

@@ -66,7 +66,7 @@ def from_tokenizer(tokenizer: object, *, name: str, side: Side | None = None) ->
     Parameters
     ----------
     tokenizer : Tokenizer
-        The tokenizer.
+        An object whose class is a subclass of `Tokenizer`.
     name : str
         Its origin, for messages.
     side : int or ImageSize, optional
