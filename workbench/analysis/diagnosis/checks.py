@@ -52,6 +52,12 @@ SYMBOLS: dict[Status, str] = {
 STATUSES: tuple[Status, ...] = tuple(SYMBOLS)
 FINDING_STATUSES: tuple[Status, ...] = ("error", "warning", "info")
 PLURALS = {"error": "errors", "warning": "warnings"}
+# Names that differ from the words of the functions.
+NAMES = {
+    "no better than gaussians": "no better than Gaussians",
+    "over fitting": "overfitting",
+    "under sampled": "under-sampled",
+}
 MAX_SUMMARIZED_FINDINGS = 3
 MAX_NAMED_RUNS = 3
 DOCUMENTATION = "docs/concepts/checks.md"
@@ -250,6 +256,12 @@ def rules() -> dict[str, Rule]:
     return dict(sorted(by_code.items()))
 
 
+def check_name(rule: Rule) -> str:
+    """Return the name of the check of a rule, as it is shown."""
+    words = rule.__name__.partition("_")[2].replace("_", " ")
+    return NAMES.get(words, words)
+
+
 def wording(rule: Rule) -> str:
     """Return the condition of a rule: its docstring, with the values of its constants."""
     constants = vars(inspect.getmodule(rule))
@@ -308,7 +320,7 @@ def _apply(
         status = "muted" if code in muted_codes else finding.severity
     return Check(
         code=code,
-        name=rule.__name__.partition("_")[2].replace("_", " "),
+        name=check_name(rule),
         run=run,
         status=status,
         finding=finding,

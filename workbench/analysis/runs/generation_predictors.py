@@ -155,6 +155,7 @@ class GenerationPredictors(Result):
 
 def generation_predictors(
     evidences: Sequence[Evidence],
+    partners: Sequence[Evidence] = (),
     *,
     modes: bool = False,
     seed: Annotated[int, Range(0, 999)] = 0,
@@ -169,6 +170,8 @@ def generation_predictors(
     evidences : sequence of Evidence
         Evidence of tokenizers and of generators. A generator is paired with the tokenizer whose
         folder its provenance names. A tokenizer is one point: the mean of its generators.
+    partners : sequence of Evidence, optional
+        Generators of the tokenizers, or tokenizers of the generators, that are not selected.
     modes : bool, default False
         Include the diagnostics that count modes, which is slow.
     seed : int, default 0
@@ -188,7 +191,7 @@ def generation_predictors(
     ----------
     Westfall and Young, "Resampling-based multiple testing", 1993.
     """
-    pairs, excluded = pair_generators(evidences)
+    pairs, excluded = pair_generators([*evidences, *partners])
     tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
     if len(tokenizers) < MIN_TOKENIZERS:
         raise NotApplicable(

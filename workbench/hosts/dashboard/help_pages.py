@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from workbench.analysis.diagnosis.checks import rules, wording
+from workbench.analysis.diagnosis.checks import check_name, rules, wording
 from workbench.analysis.diagnosis.remedies import REMEDIES
 from workbench.core.glossary import BUTTONS, CHOICES, COLUMNS, CONTROLS, OTHERS, Term
 from workbench.core.html_templates import render
@@ -18,7 +18,7 @@ def checks_page() -> str:
     checks = [
         {
             "code": code,
-            "name": rule.__name__.partition("_")[2].replace("_", " "),
+            "name": check_name(rule),
             "wording": wording(rule),
             "advice": [
                 f"{direction} the {setting}"

@@ -18,6 +18,7 @@ import pandas as pd
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result, mime_bundle
 from workbench.analysis.diagnosis.checks import Checks
+from workbench.analysis.runs.decision import Decision
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.glossary import analysis_title
 from workbench.core.progress import Cancelled
@@ -166,7 +167,7 @@ class ReportWriter:
         state = self.state.change(analysis=name, controls=controls, side_by_side=side_by_side)
         self._add(title, lambda: result_content(self.workspace.result(state)))
 
-    def brief(self, *names: str, count: int = 3) -> None:
+    def brief(self, *names: str, count: int = 3, goal: str = "") -> None:
         """Add the first analyses that apply as small figures, and the caveats of the runs.
 
         Parameters
@@ -175,21 +176,42 @@ class ReportWriter:
             Names of analyses, in the order of preference.
         count : int
             Number of figures.
+        goal : str
+            The goal of the decision. Analyses of one run show the run that is recommended for it;
+            the primary run without a goal.
         """
+        recommended = self._recommended_run(goal)
+        others = [run for run in self.state.runs if run != recommended]
         num_added = 0
         for name in names:
             if num_added == count:
                 break
+            state = self.state.change(analysis=name, controls={})
+            if is_of_one_run(name) and recommended != self.state.runs[0]:
+                state = state.change(runs=(recommended, *others), step=None)
             try:
-                result = self.workspace.result(self.state.change(analysis=name, controls={}))
+                result = self.workspace.result(state)
             except NotApplicable:
                 continue
-            has_others = is_of_one_run(name) and len(self.state.runs) > 1
-            run = self.state.runs[0] if has_others else ""
+            run = recommended if is_of_one_run(name) and others else ""
             self._add(name, partial(brief_content, result, run))
             num_added += 1
         checks = self.state.change(analysis="checks", controls={})
         self._add("checks", lambda: caveats_content(self.workspace.result(checks)))
+
+    def _recommended_run(self, goal: str) -> str:
+        """Return the run that a decision recommends; the primary run if there is no decision."""
+        primary = self.state.runs[0]
+        if not goal:
+            return primary
+        try:
+            state = self.state.change(analysis="decision", controls={"goal": goal})
+            decision = self.workspace.result(state)
+        except UserError:
+            return primary
+        assert isinstance(decision, Decision)
+        run = decision.recommended.run
+        return run if run in self.state.runs else primary
 
     def remaining(self, *evidence: str) -> None:
         """Add every analysis that has not been shown yet, under a heading.
