@@ -13,7 +13,7 @@ def echo(message: object, *, err: bool = False) -> None:
 
 
 def plain(message: object) -> str:
-    """Return a message as text without control characters; lines and tabs are kept."""
+    """Return a message as text, without control characters except line breaks and tabs."""
     return escape_controls(str(message), keep="\n\t")
 
 

@@ -4,9 +4,9 @@ import os
 import unicodedata
 from pathlib import Path
 
-# Controls, signs that reverse the order of the text after them, and separators of lines.
+# Control characters, those that change the direction of the text, and line separators.
 UNPRINTABLE_CATEGORIES = ("Cc", "Cf", "Zl", "Zp")
-# They shape scripts and emoji, and reverse nothing.
+# These are kept: some scripts and emoji need them, and they do not change the direction.
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 

@@ -165,7 +165,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def _walk(root: Path, above: set[Path]) -> Listing:
-    """List a folder without what is linked again, or is a link to a folder above it."""
+    """List a folder, without folders that were visited and links to folders above it."""
     problems: list[str] = []
 
     def add_problem(error: OSError) -> None:

@@ -25,7 +25,7 @@ from workbench.core.mapped_memory import map_file
 from workbench.core.printable import printable
 
 MAX_READ_BYTES = 64 * 1024  # smaller arrays are read; larger ones are mapped
-# Of a file that is read as a whole. A sparse file can be of any size in a small archive.
+# Largest file that is read as a whole: a small archive may hold a sparse file of any size.
 MAX_WHOLE_BYTES = 2**26
 MAX_LOG_BYTES = 2**29
 # numpy parses the header of an array as Python code.

@@ -154,7 +154,7 @@ class Address:
 
 
 def _files_text(patterns: Sequence[str]) -> str:
-    """Name the files of a repository; in a folder of one's own they are in no subfolder."""
+    """Return the names of the files that a local folder of a model must have, as text."""
     names = [name for name in patterns if "/" not in name and ".index" not in name]
     if len(names) == 1:
         return names[0]

@@ -350,7 +350,7 @@ class Run:
         steps = {*steps_in(folder)}
         replaced = (STEP_NAME.fullmatch(name) for name in restore_moved_folders(folder))
         steps |= {int(match[1]) for match in replaced if match}
-        # A folder that was away at the first look and is not being replaced any more is back.
+        # A folder whose replacement ended between the two listings is in neither of them.
         return sorted({*steps, *steps_in(folder)})
 
     def evidence_folder(self, step: int) -> Path:
