@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from workbench.analysis.base import Range
 from workbench.core.coerce import coerce
-from workbench.core.errors import UserError, unknown
+from workbench.core.errors import unknown
 from workbench.core.glossary import choice_label, control_term
 
 Value = bool | int | float | str
@@ -79,12 +79,8 @@ class Control:
             if value not in self.choices:
                 raise unknown(self.name, str(value)[:60], self.choices)
             return str(value)
-        number = coerce(int if self.kind == "integer" else float, self.name, value)
-        if not self.low <= number <= self.high:
-            raise UserError(
-                f"{self.name} must be between {self.low:g} and {self.high:g}, got {number:g}."
-            )
-        return number
+        kind = int if self.kind == "integer" else float
+        return coerce(kind, self.name, value, low=self.low, high=self.high)
 
 
 def controls(analysis: Callable[..., Any]) -> tuple[Control, ...]:

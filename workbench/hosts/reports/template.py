@@ -83,12 +83,7 @@ class Parameter:
             return {str(name): _plain(entry) for name, entry in value.items()}
         if self.type is list:
             return self._accept_list(value)
-        accepted = coerce(self.type, self.name, _plain(value))
-        if self.type in (int, float) and not self.low <= accepted <= self.high:
-            raise UserError(
-                f"{self.name} must be from {self.low:g} to {self.high:g}, got `{value}`."
-            )
-        return accepted
+        return coerce(self.type, self.name, _plain(value), low=self.low, high=self.high)
 
     def _accept_list(self, value: Any) -> list[Any]:
         if isinstance(value, str):
