@@ -153,7 +153,7 @@ function render({ model, el, brush }) {
     return (Math.abs(a[0] - b[0]) + Math.abs(a[1] - b[1]) + Math.abs(a[2] - b[2])) / 3 / 255;
   }
   function errors(run) {
-    const key = [generation, view.row, view.stop, view.gain].join();
+    const key = [view.row, view.stop, view.gain].join();
     if (maps[run]?.key === key) return maps[run];
     const [h, w] = data.size, canvas = make("canvas", { width: w, height: h, key }), image = new ImageData(w, h);
     const [a, ax, ay] = source(-1), [b, bx, by] = source(run);
@@ -232,19 +232,19 @@ function render({ model, el, brush }) {
   }
   function strips() {
     const focused = stops.contains(el.getRootNode().activeElement);
-    if (rows.generation !== generation) {
+    if (rows.data !== data) { // the images of newer data may still be decoded
       rows.replaceChildren();
       data.rows.forEach((text, row) => thumbnail(rows, -1, row, 0, text, () => { change({ row }); pick(row); }));
       rows.hidden = data.rows.length === 1;
       stops.hidden = along.hidden = data.stops.length === 1;
     }
-    if (rows.generation !== generation || stops.row !== view.row || stops.lead !== view.lead) {
+    if (rows.data !== data || stops.row !== view.row || stops.lead !== view.lead) {
       stops.replaceChildren();
       const cellOf = (stop) => (view.lead ? data.beside[view.lead - 1].at[stop] : stop);
       data.stops.forEach((text, stop) => thumbnail(stops, view.lead, view.row, cellOf(stop), text, () => change({ stop })));
       if (focused) root.focus({ preventScroll: true });
     }
-    [rows.generation, stops.row, stops.lead] = [generation, view.row, view.lead];
+    [rows.data, stops.row, stops.lead] = [data, view.row, view.lead];
     counts();
     data.places?.forEach((place, row) => rows.children[row].classList.toggle("held", held.has(place)));
     highlight(rows, view.row);
