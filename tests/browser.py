@@ -239,6 +239,7 @@ class SharedPage:
     def __init__(self, page: Page, seen: Seen) -> None:
         self._page = page
         self._seen = seen
+        page.get_by_role("button", name="keys").wait_for()  # from now on, it follows the history
 
     def show(self, search: str) -> tuple[Page, Seen]:
         """Show a view, and return the page and the errors from now on."""
