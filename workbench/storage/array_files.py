@@ -333,7 +333,7 @@ def _cover(ranges: Sequence[tuple[int, int]], num_bytes: int) -> bool:
 def _reshaped(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return values.reshape(shape)
-    except ValueError as error:  # more than 64 axes, or an empty array of absurd lengths
+    except ValueError as error:  # more than 64 axes, or an empty array of impossible lengths
         raise DamagedError(f"{name}: {error}") from None
 
 

@@ -241,7 +241,7 @@ def load_array(path: Path) -> np.ndarray:
             shape, is_fortran, dtype = _read_header(file)
             offset = file.tell()
             values = map_values(path, file, dtype, math.prod(shape), offset)
-            # More than 64 axes, or an empty array of absurd lengths, are refused here.
+            # More than 64 axes, or an empty array of impossible lengths, are refused here.
             return values.reshape(shape, order="F" if is_fortran else "C")
         except DamagedError:
             raise

@@ -19,7 +19,7 @@ from workbench.storage.migrations import FORMAT, is_format, migrate_provenance
 
 
 def is_held_out(provenance: Mapping[str, Any]) -> bool:
-    """Return False if every image of a data set was evaluated: no model was trained on any."""
+    """Return False if every image of a dataset was evaluated: no model was trained on any."""
     return provenance.get("split") != "all"
 
 

@@ -45,7 +45,7 @@ def tk004_scale(evidence: Evidence) -> Finding | None:
 def tk005_idle_channels(evidence: Evidence) -> Finding | None:
     """A channel hardly varies between images: under {MIN_RELATIVE_DEVIATION:.0%} of a reference.
 
-    The reference is the standard deviation of the channel with the second largest one.
+    The reference is the second largest standard deviation among the channels.
     """
     moments = _moments(evidence)
     deviation = _deviation_by_channel(moments)
