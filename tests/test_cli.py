@@ -87,6 +87,14 @@ def test_names_cannot_control_the_terminal(command_line, tmp_path):
     assert text.replace("\n", "").isprintable()
 
 
+def test_processes_of_commands_ignore_the_current_folder(monkeypatch):
+    values = []
+    monkeypatch.setattr(cli, "app", lambda: values.append(os.environ.get("PYTHONSAFEPATH")))
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    cli.main()
+    assert values == ["1"] and "PYTHONSAFEPATH" not in os.environ
+
+
 # Commands
 
 

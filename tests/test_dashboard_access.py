@@ -133,6 +133,7 @@ def test_websocket_needs_host_origin_and_token(link):
 
 def test_proxy_of_jupyter_brings_the_token_of_its_dashboard(monkeypatch):
     server = dashboard_server()
+    assert server["command"][1] == "-P"  # no module of the folder in which Jupyter was started
     token = server["environment"]["WORKBENCH_TOKEN"]
     monkeypatch.setenv("WORKBENCH_TOKEN", token)
     policy = AccessPolicy.create(address="127.0.0.1", port=80)

@@ -237,6 +237,29 @@ def test_unreadable_status_is_refused(runs, monkeypatch):
     assert "permission denied" in workspace.refused[0]
 
 
+@pytest.mark.parametrize("reader", ["status", "evidence_steps"])
+def test_any_error_of_one_run_is_a_refusal(runs, monkeypatch, reader):
+    def fail(run: Run):
+        if run.name == "odd":
+            raise ZeroDivisionError("unexpected")
+        return original(run)
+
+    member = getattr(Run, reader)
+    original = member.fget if isinstance(member, property) else member
+    monkeypatch.setattr(Run, reader, property(fail) if isinstance(member, property) else fail)
+    workspace = look_at(runs)
+    assert set(workspace.runs) == {"healthy"} and "unexpected" in workspace.refused[0]
+
+
+def test_linked_run_has_the_name_of_its_link(runs, tmp_path):
+    other = Path(shutil.copytree(runs / "odd", tmp_path / "elsewhere" / "healthy"))
+    shutil.rmtree(runs / "odd")
+    (runs / "odd").symlink_to(other)
+    workspace = look_at(runs)
+    assert set(workspace.runs) == {"healthy", "odd"} and not workspace.refused
+    assert workspace.run("odd").evidence().provenance["run"] == "odd"
+
+
 def test_run_that_disappears_is_refused(runs):
     workspace = Workspace(runs)
     model = LiveModel(workspace.run("odd"))

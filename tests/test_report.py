@@ -23,6 +23,7 @@ from template import OPEN, template
 from workbench import analysis
 from workbench.analysis.base import mime_bundle
 from workbench.core.errors import RunError, UserError
+from workbench.hosts.dashboard import settings_service
 from workbench.hosts.js import static
 from workbench.hosts.reports import manifest as report_manifest
 from workbench.hosts.reports import page as report_page
@@ -453,7 +454,7 @@ def hostile_folder(tmp_path, monkeypatch) -> Path:
         subprocess.run(["git", *words], cwd=folder, check=True)
     with (folder / ".git" / "config").open("a") as config:
         config.write(f'[core]\n\tfsmonitor = "touch {marker}; false"\n')
-    for module in ("workbench", "numpy", "ipykernel", "plotly"):
+    for module in ("workbench", "numpy", "ipykernel", "plotly", "multiprocessing"):
         text = f"open({str(marker)!r}, 'a').write(__name__)\nraise ImportError(__name__)\n"
         (folder / f"{module}.py").write_text(text)
     monkeypatch.chdir(folder)
@@ -470,6 +471,14 @@ def test_current_folder_runs_no_code(trained, small_template, hostile_folder):
     with real_kernels():
         page = report(source, hostile_folder / "page.html", progress=False, run=trained / "soft-4")
     assert [section["state"] for section in read_manifest(page)["sections"]] == ["done"]
+    assert not (hostile_folder / "marker").exists()
+
+
+def test_new_processes_run_no_code_of_the_current_folder(hostile_folder):
+    pipe = settings_service._start(())
+    pipe.send(("describe", "no-such-recipe"))
+    assert isinstance(pipe.recv(), UserError)
+    pipe.close()
     assert not (hostile_folder / "marker").exists()
 
 

@@ -19,6 +19,7 @@ from workbench.cli import (
 )
 from workbench.cli.output import echo, plain
 from workbench.core.errors import UserError, is_out_of_memory, missing_extra
+from workbench.core.safe_path import ignore_current_folder
 
 app = typer.Typer(
     name="workbench",
@@ -55,7 +56,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         check_working_folder()
-        app()
+        with ignore_current_folder():
+            app()
     except SystemExit as exit_request:
         # typer prints nothing on Ctrl-C.
         cause = exit_request.__context__.__cause__ if exit_request.__context__ else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.core.errors import UserError
 from workbench.core.progress_bar import progress_bar
+from workbench.core.safe_path import ignore_current_folder
 
 if TYPE_CHECKING:
     from dask.distributed import Client, LocalCluster
@@ -116,7 +117,7 @@ def local_cluster(workers: int) -> "Iterator[LocalCluster]":
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     thread_limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     with dask.config.set(CLUSTER_SETTINGS):
-        with _ignore_interrupts():
+        with _ignore_interrupts(), ignore_current_folder():
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

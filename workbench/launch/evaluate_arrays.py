@@ -15,6 +15,7 @@ from workbench.storage.array_evidence import ARRAYS_FAMILY, evidence, save_array
 from workbench.storage.array_files import IMAGE_ARRAYS, Parts, read_array_files
 from workbench.storage.run import Run
 from workbench.storage.run_config import DataConfig
+from workbench.storage.run_folders import run_name
 
 if TYPE_CHECKING:
     from workbench.data import ImageSet
@@ -69,7 +70,7 @@ def evaluate_arrays(
     path = Path(location).expanduser()
     arguments = {name: _option(name, value) for name, value in options.items()}
     section: DataConfig | None = None
-    origin: dict[str, Any] = {"run": out.resolve().name}
+    origin: dict[str, Any] = {"run": run_name(out)}
     if data is not None:
         from workbench.data import load
 

@@ -47,6 +47,7 @@ from workbench.storage.evidence import ARRAYS, Evidence
 from workbench.storage.mapped_array import create_scratch_array
 from workbench.storage.run import IMPORTED_STEP, Run, check_new_run
 from workbench.storage.run_config import DataConfig, ImportedConfig, ScaleConfig
+from workbench.storage.run_folders import run_name
 
 ARRAYS_FAMILY = "arrays"  # of the address of a run that has arrays and no model
 CLASS_PATH = "arrays:Arrays"  # in place of the class of a model
@@ -159,7 +160,7 @@ def evidence(
     class_names = tuple(names) or stored.class_names
     num_images = count if rows is None else len(rows)
     provenance: dict[str, Any] = {
-        "run": "arrays" if out is None else Path(out).resolve().name,
+        "run": "arrays" if out is None else run_name(Path(out)),
         "step": 0,
         "data": "arrays" if files is None else printable(files),
         "split": "all",

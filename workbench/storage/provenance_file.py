@@ -16,6 +16,7 @@ from workbench.storage.files import (
     parse_json,
 )
 from workbench.storage.migrations import FORMAT, is_format, migrate_provenance
+from workbench.storage.run_folders import run_name
 
 
 def is_held_out(provenance: Mapping[str, Any]) -> bool:
@@ -84,7 +85,7 @@ def with_folder_name(provenance: dict[str, Any], folder: Path) -> dict[str, Any]
     """
     if not is_in_run(folder):
         return provenance
-    return provenance | {"run": folder.parent.parent.resolve().name}
+    return provenance | {"run": run_name(folder.parent.parent)}
 
 
 def is_in_run(folder: Path) -> bool:

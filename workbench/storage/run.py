@@ -45,7 +45,7 @@ from workbench.storage.leftovers import restore_moved_folders
 from workbench.storage.migrations import FORMAT
 from workbench.storage.process import is_alive
 from workbench.storage.run_config import RunConfig
-from workbench.storage.run_folders import missing_run, not_a_run
+from workbench.storage.run_folders import missing_run, not_a_run, run_name
 from workbench.storage.run_model import (
     build_model,
     class_module,
@@ -135,7 +135,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.folder.resolve().name
+        return run_name(self.folder)
 
     @property
     def kind(self) -> str:

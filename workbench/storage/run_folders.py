@@ -28,6 +28,14 @@ def _may_be_run(folder: Path) -> bool:
     return True
 
 
+def run_name(folder: Path) -> str:
+    """Return the name of a run: that of its folder or, if it is a link, of the link.
+
+    The names in a folder of runs are therefore different, also if links lead to runs of one name.
+    """
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
+
+
 def run_names(folder: Path) -> list[str]:
     """Return the names of the folders that look like runs, without opening them."""
     return [printable(path.name) for path in run_folders(folder)]

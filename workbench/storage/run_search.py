@@ -40,8 +40,7 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
             runs.append(_open_checked(path))
         except UserError as error:
             refused.append(str(error))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            # One damaged run must never hide the others.
+        except Exception as error:  # one damaged run must never hide the others
             refused.append(f"{printable(path)} cannot be opened: {error}.")
     return runs, refused
 

@@ -10,6 +10,7 @@ import numpy as np
 from workbench.core.errors import RunError
 from workbench.storage.atomic import read_json
 from workbench.storage.jsonl import Record, is_event, is_log_record, read_records
+from workbench.storage.run_folders import run_name
 
 NOT_TERMS = ("step", "lr", "gradient", "time")  # columns of the log that are no terms of the loss
 HELD_OUT_PREFIX = "held_out_"
@@ -73,7 +74,7 @@ class TrainingLog:
         config: Any = read_json(folder / "config.json", {})
         training = config.get("training", {}) if isinstance(config, dict) else {}
         return cls(
-            run=folder.resolve().name,
+            run=run_name(folder),
             records=parts[0],
             statistics=parts[1],
             events=parts[2],

@@ -24,6 +24,7 @@ from workbench.analysis.base import Result
 from workbench.core.counted import counted
 from workbench.core.errors import UserError
 from workbench.core.progress import ProgressEstimate, format_duration_range
+from workbench.core.safe_path import ignore_current_folder
 from workbench.workspace.compute_worker import (
     ComputeRequest,
     ReportRequest,
@@ -283,7 +284,8 @@ class Worker:
             name="workbench-compute",
             daemon=True,
         )
-        self.process.start()
+        with ignore_current_folder():
+            self.process.start()
         worker_pipe.close()
 
     def end(self) -> None:

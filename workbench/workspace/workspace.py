@@ -23,6 +23,7 @@ from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
 from workbench.analysis.side_by_side import SideBySide
 from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, RunError, UserError, unknown
+from workbench.core.printable import printable
 from workbench.storage.analysis_arguments import (
     PARTNERS,
     array_names,
@@ -272,6 +273,8 @@ class Workspace:
                 rows.append(self._row(run))
             except RunError as error:
                 self.refuse(name, str(error))
+            except Exception as error:  # one damaged run must never hide the others
+                self.refuse(name, f"{printable(run.folder)} cannot be read: {error}.")
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def about(self, state: ViewState) -> str:

@@ -27,7 +27,7 @@ def dashboard_server() -> dict[str, Any]:
     token = secrets.token_urlsafe(24)
     host = "127.0.0.1:{port}"
     folder = os.environ.get(FOLDER_VARIABLE, "runs")
-    command = [sys.executable, "-m", "workbench", "dashboard", folder]
+    command = [sys.executable, "-P", "-m", "workbench", "dashboard", folder]
     return {
         "command": [*command, "--port", "{port}", "--no-browser"],
         "environment": {TOKEN_VARIABLE: token},

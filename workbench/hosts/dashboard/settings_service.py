@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from workbench.core.errors import UserError
+from workbench.core.safe_path import ignore_current_folder
 from workbench.launch.settings import Setting, check_settings, recipe_settings_list
 
 
@@ -76,7 +77,8 @@ def _start(trust: tuple[str, ...]) -> Connection:
     context = multiprocessing.get_context("spawn")
     pipe, other_end = context.Pipe()
     process = context.Process(target=_serve, args=(other_end, trust), daemon=True)
-    process.start()
+    with ignore_current_folder():
+        process.start()
     other_end.close()
     return pipe
 
