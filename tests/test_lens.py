@@ -400,13 +400,15 @@ def test_figures_follow_the_theme_of_jupyterlab(page_of, dark):
     background = "rgba(0, 0, 0, 0)" if dark else "rgb(255, 255, 255)"
     ink = "rgb(224, 224, 224)" if dark else "rgb(42, 63, 95)"
     grid = "rgb(60, 60, 60)" if dark else "rgb(235, 240, 248)"
-    with opened(page_of(f"<style>{STYLE}</style>{light}{html}")) as (page, _):
+    menu = "<div class='widget-dropdown'><select><option>a</option></select></div>"
+    with opened(page_of(f"<style>{STYLE}</style>{light}{menu}{html}")) as (page, _):
         page.locator(".xtick text").first.wait_for()
 
         def style(selector: str, name: str) -> str:
             return page.locator(selector).first.evaluate(f"node => getComputedStyle(node).{name}")
 
         assert style(".main-svg", "backgroundColor") == background
+        assert ("e0e0e0" in style("select", "backgroundImage")) == dark
         for text in (".xtick text", ".gtitle"):
             assert style(text, "fill") == ink
         assert style(".ygrid", "stroke") == grid

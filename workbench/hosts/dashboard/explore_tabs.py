@@ -66,10 +66,12 @@ class ExploreTab:
         )
         self.compute = compute
         self.selection_card = SelectionCard(state, workspace)
+        # A module fills the screen: below it, nobody would see that a condition is not valid.
         self.body = pn.Column(
             self.row,
+            self.selection_card.controls,
             self.result.body,
-            self.selection_card.body,
+            self.selection_card.figure.body,
             sizing_mode="stretch_width",
             min_height=500,
         )

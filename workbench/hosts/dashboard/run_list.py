@@ -1,6 +1,5 @@
 """The table of runs, with a filter and the settings in which the runs differ."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
+from workbench.core.html_templates import marked
 from workbench.hosts.dashboard.run_columns import (
     COLOR_COLUMN,
     COLOR_TEMPLATE,
@@ -144,7 +144,7 @@ class RunList:
         try:
             return filter_runs(self.all_runs, self.filter.value_input or "")
         except UserError as error:
-            self.filter_error = f"✖ {html.escape(str(error))}"
+            self.filter_error = f"✖ {marked(str(error))}"
             self.message.object = self.filter_error
             return filter_runs(self.all_runs, "")
 

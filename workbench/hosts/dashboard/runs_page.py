@@ -1,6 +1,5 @@
 """The page of all runs: a table with chosen columns, groups, tags and notes."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from bokeh.models.widgets.tables import HTMLTemplateFormatter, NumberFormatter
 
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
+from workbench.core.html_templates import marked
 from workbench.hosts.dashboard.run_columns import (
     COLOR_COLUMN,
     COLOR_TEMPLATE,
@@ -164,7 +164,7 @@ class RunsPage:
         try:
             is_shown = filter_runs(self.frame, self.filter.value or "").to_numpy(bool)
         except UserError as invalid:
-            error = f"✖ {html.escape(str(invalid))}"
+            error = f"✖ {marked(str(invalid))}"
             is_shown = np.ones(len(self.frame), bool)
         is_hidden = self.frame["hide"].to_numpy(bool)
         if not self.show_hidden.value:
@@ -226,7 +226,7 @@ class RunsPage:
         try:
             self.annotations.change(run, EDITED[event.column], event.value)
         except UserError as error:
-            self.message.object = f"✖ {html.escape(str(error))}"
+            self.message.object = f"✖ {marked(str(error))}"
             return
         if event.column in ("pin", "hide"):
             self.show(self.state.view)

@@ -9,7 +9,7 @@ import panel_material_ui as pmui
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import UserError
 from workbench.core.glossary import tooltip
-from workbench.core.html_templates import render_text
+from workbench.core.html_templates import marked, render_text
 from workbench.hosts.dashboard.figure import Figure
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.workspace.image_selection import SelectedImages
@@ -23,7 +23,6 @@ HINT = (
     "or enter a condition."
 )
 COPY_LINK = "navigator.clipboard?.writeText(location.href)"
-SUMMARY = "<p>{{ text }}</p>"
 CODE = '<pre style="white-space: pre-wrap">{{ text }}</pre>'
 
 
@@ -37,7 +36,7 @@ class SelectionCard:
         self._key: tuple[tuple[str, ...], int | None, Selection | None] | None = None
         self.where = pmui.TextInput(
             label="Select images",
-            placeholder="error > 0.05 & class = 3",
+            placeholder="psnr < 20 & image < 100",
             width=320,
             size="small",
             description=tooltip("select images"),
@@ -68,9 +67,8 @@ class SelectionCard:
             align_items="center",
             sizing_mode="stretch_width",
         )
-        self.body = pn.Column(
-            row, self.summary, self.code, self.figure.body, sizing_mode="stretch_width"
-        )
+        self.controls = pn.Column(row, self.summary, self.code, sizing_mode="stretch_width")
+        self.body = pn.Column(self.controls, self.figure.body, sizing_mode="stretch_width")
         state.param.watch(lambda _: self._draw(), "dark")
 
     def show(self, view: ViewState) -> None:
@@ -87,7 +85,7 @@ class SelectionCard:
             self.images = None
             summary = str(error)
             code = ""
-        self.summary.object = render_text(SUMMARY, text=summary)
+        self.summary.object = f"<p>{marked(summary)}</p>"
         for button in self.buttons:
             button.visible = self.images is not None
         self.similar.visible = self.images is not None and len(self.images.indices) == 1
@@ -116,7 +114,7 @@ class SelectionCard:
                 selection = Selection(run=view.runs[0], step=view.step, where=where)
             selected_images(self.workspace, view.change(selection=selection))
         except UserError as error:
-            self.summary.object = render_text(SUMMARY, text=str(error))
+            self.summary.object = f"<p>{marked(str(error))}</p>"
             return
         self.state.change(selection=selection)
 

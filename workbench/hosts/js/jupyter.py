@@ -9,7 +9,17 @@ import traitlets
 
 from workbench.hosts.js import dark_figures, source
 
-STYLE = dark_figures('body[data-jp-theme-light="false"]')
+DARK_PAGE = 'body[data-jp-theme-light="false"]'
+# The arrow of ipywidgets is dark in every theme.
+LIGHT_ARROW = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    "%3Cpath fill='%23e0e0e0' d='M5 7l4 4 4-4z'/%3E%3C/svg%3E"
+)
+MENUS = (
+    f"{DARK_PAGE} .widget-dropdown > select "
+    f'{{ color-scheme: dark; background-image: url("{LIGHT_ARROW}") !important; }}'
+)
+STYLE = f"{dark_figures(DARK_PAGE)}\n{MENUS}"
 
 
 class Module(anywidget.AnyWidget):
