@@ -52,7 +52,7 @@ SYMBOLS: dict[Status, str] = {
 STATUSES: tuple[Status, ...] = tuple(SYMBOLS)
 FINDING_STATUSES: tuple[Status, ...] = ("error", "warning", "info")
 PLURALS = {"error": "errors", "warning": "warnings"}
-# Names that differ from the words of the functions.
+# Names that cannot be derived from the name of the function of the rule.
 NAMES = {
     "no better than gaussians": "no better than Gaussians",
     "over fitting": "overfitting",
@@ -258,8 +258,8 @@ def rules() -> dict[str, Rule]:
 
 def check_name(rule: Rule) -> str:
     """Return the name of the check of a rule, as it is shown."""
-    words = rule.__name__.partition("_")[2].replace("_", " ")
-    return NAMES.get(words, words)
+    name = rule.__name__.partition("_")[2].replace("_", " ")
+    return NAMES.get(name, name)
 
 
 def wording(rule: Rule) -> str:

@@ -181,19 +181,19 @@ class ReportWriter:
             the primary run without a goal.
         """
         recommended = self._recommended_run(goal)
-        others = [run for run in self.state.runs if run != recommended]
+        other_runs = [run for run in self.state.runs if run != recommended]
         num_added = 0
         for name in names:
             if num_added == count:
                 break
             state = self.state.change(analysis=name, controls={})
             if is_of_one_run(name) and recommended != self.state.runs[0]:
-                state = state.change(runs=(recommended, *others), step=None)
+                state = state.change(runs=(recommended, *other_runs), step=None)
             try:
                 result = self.workspace.result(state)
             except NotApplicable:
                 continue
-            run = recommended if is_of_one_run(name) and others else ""
+            run = recommended if is_of_one_run(name) and other_runs else ""
             self._add(name, partial(brief_content, result, run))
             num_added += 1
         checks = self.state.change(analysis="checks", controls={})
