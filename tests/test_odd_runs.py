@@ -251,6 +251,18 @@ def test_any_error_of_one_run_is_a_refusal(runs, monkeypatch, reader):
     assert set(workspace.runs) == {"healthy"} and "unexpected" in workspace.refused[0]
 
 
+def test_any_error_of_a_row_is_a_refusal(runs, monkeypatch):
+    def fail(workspace: Workspace, run: Run) -> dict:
+        if run.name == "odd":
+            raise ZeroDivisionError("unexpected")
+        return original(workspace, run)
+
+    original = Workspace._row
+    monkeypatch.setattr(Workspace, "_row", fail)
+    workspace = Workspace(runs)
+    assert workspace.table()["run"].tolist() == ["healthy"] and "odd" in workspace.refused[0]
+
+
 def test_linked_run_has_the_name_of_its_link(runs, tmp_path):
     other = Path(shutil.copytree(runs / "odd", tmp_path / "elsewhere" / "healthy"))
     shutil.rmtree(runs / "odd")
