@@ -290,16 +290,16 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         view.locator(".wb-decision").first.wait_for()
         view.get_by_text("PSNR").first.wait_for()
 
-        view.get_by_label("analyses of").select_option("codebook")
+        view.get_by_label("analyses of").select_option("Codebook")
         view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
         figure.locator(".main-svg").first.wait_for()
         assert figure.bounding_box()["height"] > 200
-        view.get_by_label("analyses of").select_option("tokens")
+        view.get_by_label("analyses of").select_option("Tokens")
         view.get_by_label("metric").select_option("Mean squared error")
         figure.get_by_text("squared error").first.wait_for()
 
-        view.get_by_label("analyses of").select_option("latents")
-        view.get_by_role("button", name="latent map", exact=True).click()
+        view.get_by_label("analyses of").select_option("Latents")
+        view.get_by_role("button", name="Latent map", exact=True).click()
         # The message appears while the kernel works.
         view.get_by_text("computing latent map").wait_for()
         view.get_by_text(re.compile("UMAP of 300 images")).wait_for()
