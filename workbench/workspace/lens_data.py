@@ -95,6 +95,8 @@ def _captions(grid: ImageGrid) -> list[list[str]]:
         row = []
         for j in range(len(grid.axis_values)):
             caption = f"mean absolute {word} {error[i, j]:.4f} · PSNR {psnr[i, j]:.1f} dB"
+            if not error[i, j]:  # their PSNR is infinite
+                caption = f"identical to {grid.reference_label}"
             if tokens is not None and grid.active is not None:
                 caption = f"{tokens[i, j]} of {grid.active.shape[2]} tokens · {caption}"
             row.append(caption)

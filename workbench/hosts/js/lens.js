@@ -8,6 +8,8 @@
 // view: { row, stop, mode: "side" | "flip" | "wipe", gain, lead }
 //   lead is the number of the run that flip and wipe show.
 
+// Cividis, dark to bright; LUT is 256 steps of it, since an error map asks for thousands.
+const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 const STYLE = `
 .wb-lens { font: 13px var(--wb-font, system-ui, sans-serif); color: inherit; max-width: 960px; outline: none; padding: 4px; }
 .wb-lens:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; border-radius: 4px; }
@@ -31,6 +33,8 @@ const STYLE = `
 .wb-lens .halting { display: inline-flex; gap: 2px; flex-wrap: wrap; vertical-align: middle; }
 .wb-lens .halting i { width: 9px; height: 9px; border: 1px solid currentColor; opacity: .45; }
 .wb-lens .halting i.on { background: #0072B2; border-color: #0072B2; opacity: 1; }
+.wb-lens .ramp { display: flex; gap: 6px; align-items: center; font-size: 11px; }
+.wb-lens .ramp i { flex: 1; height: 8px; background: linear-gradient(to right, ${CIVIDIS.map((color) => `rgb(${color})`).join(", ")}); }
 .wb-lens .panels .break { flex-basis: 100%; height: 0; }
 .wb-lens .cell .count { display: block; opacity: .75; }
 .wb-lens .cell .count:empty { display: none; }
@@ -40,8 +44,6 @@ const STYLE = `
 const MODES = { side: "side by side", flip: "flip (f)", wipe: "wipe (w)" };
 const MODE_TITLES = { side: "All pictures in a row", flip: "One picture, replaced by the other with f", wipe: "One picture over the other, up to a line that follows the pointer" };
 const KEYS = "Click an image, then: ← → or [ ] move along the axis · ↑ ↓ row · , . run · f flip · w wipe · space blink · wheel zooms · drag moves · 0 resets the zoom";
-// Cividis, dark to bright; LUT is 256 steps of it, since an error map asks for thousands.
-const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 
 async function pixels(source) {
   const image = new Image();
@@ -181,6 +183,7 @@ function render({ model, el, brush }) {
     context.imageSmoothingEnabled = false;
     draw(context, size, wide, high);
     listen(canvas, size, run);
+    return figure;
   }
   function listen(canvas, size, run) {
     const place = (event) => pointerPosition(canvas, event);
@@ -270,10 +273,14 @@ function render({ model, el, brush }) {
       }
       all.forEach((run) => {
         const sheet = errors(run), caption = `difference × ${view.gain}`;
-        panel(many() ? `${nameOf(run)} · ${caption}` : caption, (context, size) => {
+        const figure = panel(many() ? `${nameOf(run)} · ${caption}` : caption, (context, size) => {
           const [h, w] = data.size, scale = size / Math.max(h, w) * zoom.k;
           context.drawImage(sheet, 0, 0, w, h, zoom.x, zoom.y, w * scale, h * scale);
         }, run, colorOf(run));
+        const ramp = make("div", { className: "ramp", title: "Absolute difference, as a share of the pixel range" }, figure);
+        make("span", { textContent: "0" }, ramp);
+        make("i", {}, ramp);
+        make("span", { textContent: `${Number((1 / view.gain).toPrecision(2))}` }, ramp);
       });
     } else if (view.mode === "flip") {
       panel(flipped ? data.against : here, (context, size) => blit(context, flipped ? -1 : view.lead, size));
