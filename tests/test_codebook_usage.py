@@ -381,7 +381,7 @@ def test_codebook_of_one_code_is_fully_used():
 
 def test_figure_marks_dead_codes():
     figure = codebook_usage(np.array([[0, 0, 1, 1]]), zero_codebook(4)).figure()
-    crosses = next(trace for trace in figure.data if trace.name == "× unused")
+    crosses = next(trace for trace in figure.data if trace.name == "unused")
     assert len(crosses.x) == 2
 
 

@@ -188,7 +188,7 @@ def test_alignment_with_equal_features_is_perfect():
     for name in ("marginal cosine", "pairwise Pearson", "pairwise Spearman"):
         assert abs(result[name].shuffled) < 0.1
     assert result["pairwise difference"].shuffled > 0.4
-    assert "hog" in result.summary() and "marginal cosine 1.000" in result.summary()
+    assert "HOG" in result.summary() and "marginal cosine 1.000" in result.summary()
 
 
 def test_constant_features_are_no_alignment():
