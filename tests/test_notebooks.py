@@ -27,6 +27,11 @@ MAX_BYTES = 200_000
 ABSOLUTE_PATH = r"(?<![\w.:/<-])/[\w.-]+/[\w.-]+|[A-Z]:\\\\"
 FORKED_TRAININGS = "__import__('forked_training').install()"
 REAL_PROCESSES = "__import__('forked_training').uninstall()"
+SMALLER = {
+    '"width": 64, "depth": 2': '"width": 32, "depth": 1',
+    "limit=300": "limit=100",
+    'data="photos",': 'data="photos", limit=300,',
+}
 TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
 
 
@@ -49,6 +54,8 @@ def with_small_models(notebook: NotebookNode) -> NotebookNode:
             cell.source = re.sub(
                 r"wb\.(?:train|start)\((?!config).*?\bsteps=steps", smaller, cell.source
             )
+            for text, replacement in SMALLER.items():
+                cell.source = cell.source.replace(text, replacement)
     return notebook
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import free_port, opened, served, show
+from forked_kernel import forked_kernels
 from PIL import Image
 from playwright.sync_api import Locator
 
@@ -105,15 +106,16 @@ def test_collapsed_codebook_leads_to_a_command_that_uses_more_codes(dashboard, r
 
 
 def test_decision_is_sent_on_one_page(runs, tmp_path):
-    path = report(
-        "brief",
-        tmp_path / "brief.html",
-        progress=False,
-        run=str(runs / "softvq-1"),
-        compare_with=str(runs / "softvq-4"),
-        title="Four tokens or one",
-        conclusion="We train the large model on **four** tokens.",
-    )
+    with forked_kernels():
+        path = report(
+            "brief",
+            tmp_path / "brief.html",
+            progress=False,
+            run=str(runs / "softvq-1"),
+            compare_with=str(runs / "softvq-4"),
+            title="Four tokens or one",
+            conclusion="We train the large model on **four** tokens.",
+        )
     with opened(path.as_uri()) as (page, seen):
         assert page.locator("h1").text_content() == "Four tokens or one"
         page.get_by_text(re.compile("^Choose softvq-4:")).wait_for()
