@@ -302,7 +302,7 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
         view.get_by_role("button", name="Latent map", exact=True).click()
         # The message appears while the kernel works.
         view.get_by_text("computing latent map").wait_for()
-        view.get_by_text(re.compile("UMAP of 300 images")).wait_for()
+        view.get_by_text(re.compile("UMAP of 100 images")).wait_for()
         assert view.get_by_text("computing").count() == 0
         assert seen.outside == []
 

@@ -30,7 +30,7 @@ REAL_PROCESSES = "__import__('forked_training').uninstall()"
 SMALLER = {
     '"width": 64, "depth": 2': '"width": 32, "depth": 1',
     "limit=300": "limit=100",
-    'data="photos",': 'data="photos", limit=300,',
+    'data="photos",': 'data="photos", limit=100,',
 }
 TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
 
@@ -46,7 +46,7 @@ def with_small_models(notebook: NotebookNode) -> NotebookNode:
     """Make the trainings of a notebook use small models and few images."""
 
     def smaller(call: re.Match[str]) -> str:
-        limit = "" if "tokenizer=" in call[0] else ", limit=300"
+        limit = "" if "tokenizer=" in call[0] else ", limit=100"
         return f"{call[0]}, width=32, depth=1{limit}"
 
     for cell in notebook.cells:
