@@ -220,9 +220,13 @@ def test_link_to_itself_hides_no_run(runs, place):
     ],
 )
 def test_name_that_cannot_be_shown_is_refused(runs, name, shown):
-    (runs / "odd").rename(os.fsdecode(os.fsencode(runs) + b"/" + name))
+    odd = Path(os.fsdecode(os.fsencode(runs) + b"/" + name))
+    (runs / "odd").rename(odd)
     workspace = look_at(runs)
     assert set(workspace.runs) == {"healthy"} and shown in workspace.refused[0]
+    with pytest.raises(RunError) as error:  # as a folder of its own
+        Workspace(odd)
+    assert shown in str(error.value)
 
 
 def test_unreadable_status_is_refused(runs, monkeypatch):

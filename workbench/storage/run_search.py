@@ -26,12 +26,13 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     Raises
     ------
     RunError
-        If the folder does not exist.
+        If the folder does not exist, or is a run whose name has characters that cannot be shown.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise missing_run(folder)
     if (folder / "config.json").exists():
+        _check_name(folder)
         return [Run(folder)], []
     runs = []
     refused = []
@@ -47,13 +48,17 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
 
 def _open_checked(path: Path) -> Run:
     """Open a run of which everything that a list of runs shows can be read."""
-    if printable(path) != str(path):
-        raise RunError(
-            f"The name of {printable(path)} has characters that cannot be shown. Rename the folder."
-        )
+    _check_name(path)
     run = Run(path)
     # A generator whose tokenizer is missing is refused here, not while it is displayed.
     run.tokenizer  # noqa: B018
     run.check_files()
     run.evidence_steps  # noqa: B018
     return run
+
+
+def _check_name(path: Path) -> None:
+    if printable(path) != str(path):
+        raise RunError(
+            f"The name of {printable(path)} has characters that cannot be shown. Rename the folder."
+        )
