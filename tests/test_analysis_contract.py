@@ -135,6 +135,7 @@ def several(n: int) -> list[Evidence]:
 
 @pytest.fixture(scope="module")
 def results():
+    """Compute every analysis twice, which takes seconds."""
     pairs = {}
     for name, analysis in analyses().items():
         arguments = kwargs_for(analysis, several(60))
@@ -174,6 +175,7 @@ def test_parameters_are_evidence_or_controls(name):
             assert is_runs or hasattr(Evidence, parameter.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_calls_give_equal_tables(results, name):
     first, again = results[name]
@@ -181,6 +183,7 @@ def test_equal_calls_give_equal_tables(results, name):
     pd.testing.assert_frame_equal(first.table(), again.table())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_figure_has_titles_and_no_upload_button(results, name):
     figure = results[name][0].figure()
@@ -194,6 +197,7 @@ def test_figure_has_titles_and_no_upload_button(results, name):
     assert "sendChartToCloud" not in figure.to_json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if array_names(get(name)) is not None])
 def test_figures_of_two_runs_are_one_figure(results, name):
     first = results[name][0]
@@ -210,6 +214,7 @@ def test_figures_of_two_runs_are_one_figure(results, name):
         assert (above or "y") != below
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_summary_consists_of_sentences(results, name):
     summary = results[name][0].summary()
@@ -217,6 +222,7 @@ def test_summary_consists_of_sentences(results, name):
     assert "nan" not in summary.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_result_equals_the_original(results, name, tmp_path):
     first = results[name][0]
