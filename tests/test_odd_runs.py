@@ -229,6 +229,13 @@ def test_name_that_cannot_be_shown_is_refused(runs, name, shown):
     assert shown in str(error.value)
 
 
+def test_names_of_the_folders_above_are_not_checked(runs):
+    above = runs.parent / "soft\u00adhyphen"
+    runs.rename(above)
+    assert set(Workspace(above).runs) == {"healthy", "odd"}
+    assert set(Workspace(above / "odd").runs) == {"odd"}
+
+
 def test_unreadable_status_is_refused(runs, monkeypatch):
     def refuse(path, *arguments, **keywords):
         if path.parent.name == "odd" and path.name == "status.json":

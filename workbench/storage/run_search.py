@@ -58,7 +58,8 @@ def _open_checked(path: Path) -> Run:
 
 
 def _check_name(path: Path) -> None:
-    if printable(path) != str(path):
+    name = path.absolute().name  # the folders above do not appear in lists
+    if printable(name) != name:
         raise RunError(
             f"The name of {printable(path)} has characters that cannot be shown. Rename the folder."
         )

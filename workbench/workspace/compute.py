@@ -1,9 +1,8 @@
 """Compute results in a worker process, one after another.
 
-A host submits a request, follows its progress and may release it. A host that submits a
-request that is already being computed waits for the same job; a job is stopped once no host waits
-for it. Results are
-pickled by the worker process of this queue only, and sent through a private pipe.
+A host submits a request, follows its progress and may release it. A host that submits a request
+that is already being computed waits for the same job; a job is stopped once no host waits for it.
+Results are pickled by the worker process of this queue only, and sent through a private pipe.
 """
 
 import multiprocessing
