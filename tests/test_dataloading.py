@@ -304,6 +304,22 @@ def test_augmented_run_resumes_with_other_workers_to_equal_weights(sources, tmp_
     assert not all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
 
+@pytest.mark.filterwarnings("ignore:1 of the")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_run_stores_which_images_were_damaged(num_workers, tmp_path, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(20):
+        (folder / f"{index:02}.png").write_bytes(png(picture(index)))
+    settings = TINY | {"data": str(folder), "steps": 10, "log_every": 2}
+    monkeypatch.setattr(lazy, "MAX_ARRAY_BYTES", 1)
+    damaged = load(str(folder), side=16).pixels.encoded.name(3)
+    (folder / damaged).write_bytes(png(picture(0))[:200])
+    run = train("ae-photos", tmp_path / "run", collect=False, num_workers=num_workers, **settings)
+    reasons = [event["why"] for event in run.events() if event["event"] == "damaged images"]
+    assert reasons and all(damaged in reason for reason in reasons)
+
+
 def test_cached_features_refuse_crops(sources, tmp_path):
     settings = TINY | {"data": str(sources / "folder"), "align_weight": 0.1, "teacher": "hog"}
     with pytest.raises(UserError, match="cache"):

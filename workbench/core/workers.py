@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from workbench.core.cores import available_cores
+from workbench.core.damage import report_damage, take_damage_reports
 from workbench.core.errors import UserError
 
 Request = TypeVar("Request")
@@ -25,14 +26,18 @@ class _Failure:
 
 
 class _Loader(TorchDataset[Any], Generic[Request, Batch]):
-    """A function as a dataset: its items are the results, by the arguments."""
+    """A function as a dataset: its items are the results, by the arguments.
+
+    With each result come the sentences about damaged images in it.
+    """
 
     def __init__(self, load: Callable[[Request], Batch]) -> None:
         self.load = load
 
     def __getitem__(self, request: Any) -> Any:
+        take_damage_reports()  # of the process that was forked
         try:
-            return self.load(request)
+            return self.load(request), take_damage_reports()
         except UserError as error:
             return _Failure(error)
 
@@ -98,4 +103,6 @@ def _results(iterator: Iterator[Any]) -> Generator[Any, None, None]:
             ) from None
         if isinstance(result, _Failure):
             raise result.error
-        yield result
+        batch, damage = result
+        report_damage(damage)
+        yield batch

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from workbench.core.damage import report_damage
 from workbench.core.errors import UserError
 
 
@@ -14,7 +15,8 @@ def decode_batch(
     """Decode the images of a batch; the next readable image takes the place of a damaged one.
 
     The result depends on the images of the batch alone: it is the same for any number of worker
-    processes and after a resume. A warning counts and names the damaged images.
+    processes and after a resume. A warning counts and names the damaged images, and a run that is
+    trained stores its sentence as an event.
 
     Parameters
     ----------
@@ -55,11 +57,12 @@ def decode_batch(
         raise UserError(f"All {count:,} images of a batch of {source} are damaged: {damaged[0]}")
     if damaged:
         reasons = " ".join(map(str, damaged.values()))
-        warnings.warn(
+        sentence = (
             f"{len(damaged):,} of the {count:,} images of a batch of {source} are left out, and"
-            f" others of the batch take their places: {reasons}",
-            stacklevel=4,
+            f" others of the batch take their places: {reasons}"
         )
+        report_damage([sentence])
+        warnings.warn(sentence, stacklevel=4)
     for position in damaged:
         following = (other % count for other in range(position + 1, position + count))
         substitute = next(other for other in following if other not in damaged)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.core.damage import take_damage_reports
 from workbench.core.errors import UserError
 from workbench.core.progress import ProgressEstimate
 from workbench.storage.control import make_command
@@ -113,7 +114,9 @@ class RunRecorder:
         self._evaluate_requested = False
         self._pending_terms: list[dict[str, Tensor]] = []  # since the last record
         self._term_names: list[str] = []
+        self._logged_damage: set[str] = set()
         self._means: dict[str, float] = {}  # of the last record
+        take_damage_reports()  # of whatever was read before
         self._estimate = ProgressEstimate(config.steps, min_intervals=1)
         self._estimate.report(step)
         run.rewind(step)
@@ -171,6 +174,7 @@ class RunRecorder:
             rate = multiplier * learning_rate(self.config, step - 1)
             self.run.log(step, **self._means, lr=rate, time=time.time())
             self.run.log_statistics(step, **self._statistics(step, state))
+            self._log_damage(step)
             self._report("paused" if self.paused else "running")
         sample = self._sample_requested
         evaluate = self._evaluate_requested
@@ -223,6 +227,13 @@ class RunRecorder:
         if "value" not in arguments:
             return None
         return Override(step=self.step, term=arguments.get("term"), value=arguments["value"])
+
+    def _log_damage(self, step: int) -> None:
+        """Log sentences about damaged images, each once."""
+        new = set(take_damage_reports()) - self._logged_damage
+        self._logged_damage |= new
+        if new:
+            self.run.event("damaged images", step, why=" ".join(sorted(new)))
 
     def _should_save(self, step: int) -> bool:
         return step % self.config.save_every == 0 or step == self.config.steps or self.stopping
