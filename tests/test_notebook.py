@@ -9,9 +9,10 @@ import ipywidgets
 import nbformat
 import plotly.graph_objects as go
 import pytest
-from browser import free_port, lasso, opened, served
+from browser import Seen, free_port, lasso, opened, served
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from playwright.sync_api import Page
 from test_dashboard import keep_many_latents
 from test_live import kill_while_it_logs, paused_training
 from test_notebooks import with_small_models
@@ -224,10 +225,49 @@ DONE = (
 )
 OUTPUTS = f"() => {CODE}.flatMap(cell => cell.model.sharedModel.getOutputs())"
 TO_THE_SCREEN = "(i) => window.jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')"
+OPEN = """async ([path, startsKernel]) => {
+  await window.jupyterapp.restored;
+  const kernelPreference = { shouldStart: startsKernel, canStart: true };
+  const options = { path, kernelPreference };
+  await window.jupyterapp.commands.execute("docmanager:open", options);
+}"""
+SHUT_DOWN = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }"
+# Without the question whether to save.
+CLOSE = "() => { window.jupyterapp.shell.currentWidget.dispose() }"
+
+
+class Lab:
+    """One JupyterLab in one page, in which tests open their notebooks one after another.
+
+    Attributes
+    ----------
+    page : Page
+    seen : Seen
+        What the page's `visit` records.
+    """
+
+    def __init__(self, page: Page, seen: Seen, root: Path) -> None:
+        self.page = page
+        self.seen = seen
+        self._root = root
+
+    def open(self, path: Path, *, starts_kernel: bool = True) -> None:
+        """Open a notebook."""
+        self.page.evaluate(OPEN, [str(path.relative_to(self._root)), starts_kernel])
+
+    def close(self) -> None:
+        """End the kernel of the notebook that is open, and close it."""
+        self.page.evaluate(SHUT_DOWN)
+        self.page.evaluate(CLOSE)
+
+    def load_again(self) -> None:
+        """Load the page, in which no notebook is open."""
+        self.page.goto(f"{self.page.url.partition('?')[0]}?reset")
+        self.page.wait_for_function("() => window.jupyterapp")
 
 
 @pytest.fixture(scope="module")
-def lab_server(tmp_path_factory):
+def shared_lab(tmp_path_factory):
     """Start one JupyterLab for all tests, without news, extensions or a password."""
     port = free_port()
     root = tmp_path_factory.getbasetemp()
@@ -243,15 +283,21 @@ def lab_server(tmp_path_factory):
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     log = tmp_path_factory.mktemp("lab") / "lab.log"
-    with served("jupyterlab", *flags, port=port, log=log, path="/api") as address:
-        yield address, root
+    with (
+        served("jupyterlab", *flags, port=port, log=log, path="/api") as address,
+        opened(f"{address}/lab?reset") as (page, seen),
+    ):
+        page.wait_for_function("() => window.jupyterapp")
+        yield Lab(page, seen, root)
 
 
 @pytest.fixture
-def lab(lab_server, tmp_path):
-    """Return the address at which JupyterLab opens the notebooks of the test's folder."""
-    address, root = lab_server
-    return f"{address}/lab/tree/{tmp_path.relative_to(root)}"
+def lab(shared_lab):
+    """Return the JupyterLab without an open notebook, which must not send anything elsewhere."""
+    shared_lab.page.bring_to_front()
+    yield shared_lab
+    shared_lab.close()
+    assert shared_lab.seen.outside == []
 
 
 def write_notebook(path: Path, cells: list[str]) -> None:
@@ -282,29 +328,29 @@ def test_first_notebook_in_jupyterlab(lab, tmp_path):
     cell_index = next(
         i for i, cell in enumerate(node.cells) if "explorer = wb.open(" in cell.source
     )
-    with opened(f"{lab}/first.ipynb?reset") as (page, seen):
-        run_all(page)
-        page.evaluate(TO_THE_SCREEN, cell_index)
-        view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
-        figure = view.locator(".js-plotly-plot")
-        view.locator(".wb-decision").first.wait_for()
-        view.get_by_text("PSNR").first.wait_for()
+    lab.open(tmp_path / "first.ipynb")
+    page = lab.page
+    run_all(page)
+    page.evaluate(TO_THE_SCREEN, cell_index)
+    view = page.locator(".jp-OutputArea-output:has(> .widget-vbox)")
+    figure = view.locator(".js-plotly-plot")
+    view.locator(".wb-decision").first.wait_for()
+    view.get_by_text("PSNR").first.wait_for()
 
-        view.get_by_label("analyses of").select_option("Codebook")
-        view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
-        figure.locator(".main-svg").first.wait_for()
-        assert figure.bounding_box()["height"] > 200
-        view.get_by_label("analyses of").select_option("Tokens")
-        view.get_by_label("metric").select_option("Mean squared error")
-        figure.get_by_text("squared error").first.wait_for()
+    view.get_by_label("analyses of").select_option("Codebook")
+    view.get_by_text(re.compile(r"of 256 codes are used")).wait_for()
+    figure.locator(".main-svg").first.wait_for()
+    assert figure.bounding_box()["height"] > 200
+    view.get_by_label("analyses of").select_option("Tokens")
+    view.get_by_label("metric").select_option("Mean squared error")
+    figure.get_by_text("squared error").first.wait_for()
 
-        view.get_by_label("analyses of").select_option("Latents")
-        view.get_by_role("button", name="Latent map", exact=True).click()
-        # The message appears while the kernel works.
-        view.get_by_text("computing latent map").wait_for()
-        view.get_by_text(re.compile("UMAP of 100 images")).wait_for()
-        assert view.get_by_text("computing").count() == 0
-        assert seen.outside == []
+    view.get_by_label("analyses of").select_option("Latents")
+    view.get_by_role("button", name="Latent map", exact=True).click()
+    # The message appears while the kernel works.
+    view.get_by_text("computing latent map").wait_for()
+    view.get_by_text(re.compile("UMAP of 100 images")).wait_for()
+    assert view.get_by_text("computing").count() == 0
 
 
 MODULES = """
@@ -321,38 +367,32 @@ STATE = "print('state', lens.position, len(points.selected), codes.state.selecte
 def test_lens_map_and_codebook_in_jupyterlab(lab, trained, tmp_path):
     cells = [MODULES.format(run=str(trained / "soft-4")), "lens", "points", "codes", STATE]
     write_notebook(tmp_path / "modules.ipynb", cells)
-    with opened(f"{lab}/modules.ipynb?reset") as (page, seen):
-        run_all(page)
-        page.evaluate(TO_THE_SCREEN, 1)
-        page.locator(".wb-lens .panels canvas").first.click()
-        page.keyboard.press("[")  # and not JupyterLab's own keys
-        page.keyboard.press("ArrowDown")
-        page.locator(".wb-lens .told", has_text="2 of 4 tokens").wait_for()
+    lab.open(tmp_path / "modules.ipynb")
+    page = lab.page
+    run_all(page)
+    page.evaluate(TO_THE_SCREEN, 1)
+    page.locator(".wb-lens .panels canvas").first.click()
+    page.keyboard.press("[")  # and not JupyterLab's own keys
+    page.keyboard.press("ArrowDown")
+    page.locator(".wb-lens .told", has_text="2 of 4 tokens").wait_for()
 
-        page.evaluate(TO_THE_SCREEN, 2)
-        lasso(page, page.locator(".wb-map .plane"))
-        page.locator(".wb-map .told", has_text="selected").wait_for()
-        count = page.locator(".wb-map .told").text_content().split(" ")[0]
+    page.evaluate(TO_THE_SCREEN, 2)
+    lasso(page, page.locator(".wb-map .plane"))
+    page.locator(".wb-map .told", has_text="selected").wait_for()
+    count = page.locator(".wb-map .told").text_content().split(" ")[0]
 
-        page.evaluate(TO_THE_SCREEN, 3)
-        page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
-        page.locator(".wb-codes .picked", has_text="code 0").wait_for()
+    page.evaluate(TO_THE_SCREEN, 3)
+    page.locator(".wb-codes .cells canvas").click(position={"x": 5, "y": 5})
+    page.locator(".wb-codes .picked", has_text="code 0").wait_for()
 
-        page.evaluate(TO_THE_SCREEN, 4)
-        page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 4 }")
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-        page.get_by_text(f"state (1, 1) {count} (0,)").wait_for()
-        assert int(count) > 3 and seen.outside == []
+    page.evaluate(TO_THE_SCREEN, 4)
+    page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 4 }")
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
+    page.get_by_text(f"state (1, 1) {count} (0,)").wait_for()
+    assert int(count) > 3
 
 
-REOPEN = """async ([path, start]) => {
-  await window.jupyterapp.restored;
-  const kernelPreference = { shouldStart: start, canStart: true };
-  const options = { path, kernelPreference };
-  await window.jupyterapp.commands.execute("docmanager:open", options);
-}"""
 SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save') }"
-SHUT_DOWN = "async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown() }"
 IS_VISIBLE = """([cell, expected]) => {
   const area = document.querySelectorAll(".jp-CodeCell")[cell];
   const outputs = area.querySelectorAll(".jp-Cell-outputArea > .jp-OutputArea-child");
@@ -380,29 +420,25 @@ def test_reopened_notebook_shows_pages(lab, trained, tmp_path):
             page.evaluate(TO_THE_SCREEN, cell)
             page.wait_for_function(IS_VISIBLE, arg=[cell, outputs])
 
-    lab_address, _, lab_folder = lab.partition("/lab/tree/")
-    with opened(f"{lab}/kept.ipynb?reset") as (page, seen):
-        run_all(page)
-        wait_for_outputs(page, ["before", "widget"], ["widget", "widget", "after"])
-        page.evaluate(SAVE)
-        for start, instead in (
-            (False, "Loading widget..."),
-            (True, "Error displaying widget: model not found"),
-        ):
-            page.evaluate(SHUT_DOWN)
-            page.goto(f"{lab_address}/lab?reset")
-            page.wait_for_function("() => window.jupyterapp")
-            page.evaluate(REOPEN, [f"{lab_folder}/kept.ipynb", start])
-            page.wait_for_function(
-                "(text) => document.body.textContent.includes(text)", arg=instead
-            )
-            wait_for_outputs(
-                page, ["before", "page", "figure"], ["page", "page", "figure", "after"]
-            )
-            page.get_by_role("cell", name="soft-2").first.wait_for()
-            page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
-            assert page.get_by_text(instead).filter(visible=True).count() == 0
-        assert seen.outside == []
+    lab.open(tmp_path / "kept.ipynb")
+    page = lab.page
+    run_all(page)
+    wait_for_outputs(page, ["before", "widget"], ["widget", "widget", "after"])
+    page.evaluate(SAVE)
+    lab.close()
+    lab.load_again()
+    for starts_kernel, instead in (
+        (True, "Error displaying widget: model not found"),
+        (False, "Loading widget..."),
+    ):
+        lab.open(tmp_path / "kept.ipynb", starts_kernel=starts_kernel)
+        page.wait_for_function("(text) => document.body.textContent.includes(text)", arg=instead)
+        wait_for_outputs(page, ["before", "page", "figure"], ["page", "page", "figure", "after"])
+        page.get_by_role("cell", name="soft-2").first.wait_for()
+        page.frame_locator("iframe").get_by_text("of 32 codes are used").wait_for()
+        assert page.get_by_text(instead).filter(visible=True).count() == 0
+        if starts_kernel:
+            lab.close()
 
 
 FREE = """
@@ -421,21 +457,21 @@ def test_long_computation_is_stopped_in_jupyterlab(lab, trained, tmp_path):
     keep_many_latents(Run(run))
     cells = ["import workbench as wb", f"wb.modes({str(run)!r}, max_modes=64, components=16)", FREE]
     write_notebook(tmp_path / "long.ipynb", cells)
-    with opened(f"{lab}/long.ipynb?reset") as (page, seen):
-        page.wait_for_function(READY)
-        page.evaluate(RUN_ALL)
-        page.get_by_text(
-            re.compile(r"computing mixture modes … \d+ %, .*left; interrupt the cell")
-        ).wait_for()
-        assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
-        page.get_by_text("free", exact=True).wait_for()  # and nothing computes behind it
-        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
-        page.get_by_label("covariance").select_option("Any shape (full)")
-        page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
-        page.get_by_role("button", name="cancel").click()
-        page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
-        assert seen.outside == []
+    lab.open(tmp_path / "long.ipynb")
+    page = lab.page
+    page.wait_for_function(READY)
+    page.evaluate(RUN_ALL)
+    page.get_by_text(
+        re.compile(r"computing mixture modes … \d+ %, .*left; interrupt the cell")
+    ).wait_for()
+    assert page.get_by_text("free", exact=True).count() == 0  # the cell waits
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:interrupt-kernel') }")
+    page.get_by_text("free", exact=True).wait_for()  # and nothing computes behind it
+    page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
+    page.get_by_label("covariance").select_option("Any shape (full)")
+    page.get_by_text(re.compile(r"computing mixture modes … \d+ s so far")).wait_for()
+    page.get_by_role("button", name="cancel").click()
+    page.get_by_text("stopped", exact=True).filter(visible=True).wait_for()
 
 
 @pytest.mark.kernel
@@ -454,7 +490,7 @@ print("fr" + "ee")
 """
 
 
-def watch_and_pause(lab: str, folder: Path, training: Run) -> None:
+def watch_and_pause(lab: Lab, folder: Path, training: Run) -> None:
     """Follow a training and pause it from the page of a notebook whose cell is busy."""
     end = folder / "end"
     cells = [
@@ -462,22 +498,23 @@ def watch_and_pause(lab: str, folder: Path, training: Run) -> None:
         BUSY.format(end=str(end)),
     ]
     write_notebook(folder / "live.ipynb", cells)
-    with opened(f"{lab}/live.ipynb?reset") as (page, seen):
-        page.wait_for_function(READY)
-        page.evaluate(RUN_ALL)
-        head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
-        head.wait_for()
-        first = head.inner_text()
-        training.ask("resume")
-        page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
-        page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
-        end.touch()  # the kernel receives clicks after the cell
-        page.locator(".jp-OutputArea-output").get_by_text("free").wait_for()
-        page.get_by_role("button", name="pause").click()
-        page.get_by_text(re.compile(r"paused · heartbeat")).filter(visible=True).first.wait_for()
-        page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
-        assert training.status()["state"] == "paused" and training.commands()
-        kill_while_it_logs(training)
-        page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
-        assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
-        assert page.get_by_text("Traceback").count() == 0 and seen.outside == []
+    lab.open(folder / "live.ipynb")
+    page = lab.page
+    page.wait_for_function(READY)
+    page.evaluate(RUN_ALL)
+    head = page.locator(".workbench-live").get_by_text(re.compile(r"step [\d,]+ of 100,000"))
+    head.wait_for()
+    first = head.inner_text()
+    training.ask("resume")
+    page.wait_for_function("(was) => !document.body.innerText.includes(was)", arg=first)
+    page.locator(".workbench-live .js-plotly-plot .main-svg").first.wait_for()
+    end.touch()  # the kernel receives clicks after the cell
+    page.locator(".jp-OutputArea-output").get_by_text("free").wait_for()
+    page.get_by_role("button", name="pause").click()
+    page.get_by_text(re.compile(r"paused · heartbeat")).filter(visible=True).first.wait_for()
+    page.get_by_text(re.compile(r"✓ pause at step")).wait_for()
+    assert training.status()["state"] == "paused" and training.commands()
+    kill_while_it_logs(training)
+    page.get_by_text(re.compile(r"exited without .*checkpoint, step")).wait_for()
+    assert page.locator(".workbench-live .js-plotly-plot .main-svg").count() > 0
+    assert page.get_by_text("Traceback").count() == 0
