@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from polling import wait_until
@@ -185,6 +186,13 @@ def test_fifo_is_no_checkpoint(run):
     os.mkfifo(run.folder / "step-000100.safetensors")
     with pytest.raises(RunError, match="not a regular file"):
         read_tensors(run.checkpoint())
+
+
+def test_history_has_readable_times(run):
+    append_record(run.folder / "log.jsonl", {"step": 10, "loss": 3.0, "time": 1_795_951_000.25})
+    append_record(run.folder / "log.jsonl", {"step": 20, "loss": 2.0, "time": 1e300})
+    times = run.history()["time"]
+    assert str(times[0]) == "2026-11-29 11:16:40.250000+00:00" and pd.isna(times[1])
 
 
 def test_torn_lines_are_skipped(run):

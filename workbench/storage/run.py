@@ -273,10 +273,17 @@ class Run:
             raise untrusted_class(self.folder, self.config)
 
     def history(self) -> "pd.DataFrame":
-        """Return the log, one row per logged step, without a line that is still being written."""
+        """Return the log, one row per logged step, without a line that is still being written.
+
+        `time` is in UTC. The log of a run of an older version may not have it.
+        """
         import pandas as pd
 
-        return pd.DataFrame(read_records(self.folder / "log.jsonl", is_log_record))
+        table = pd.DataFrame(read_records(self.folder / "log.jsonl", is_log_record))
+        if "time" in table:
+            times = pd.to_datetime(table["time"], unit="s", utc=True, errors="coerce")
+            table["time"] = times.dt.floor("ms")
+        return table
 
     def statistics(self) -> "pd.DataFrame":
         """Return the statistics of training, one row per logged step; empty for older runs.
