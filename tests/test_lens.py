@@ -204,6 +204,13 @@ def test_grid_of_points_has_16_bit_precision():
     assert np.abs(snap_to_grid(points) - points).max() <= (x1 - x0) / 65535 / 2 * 1.001
 
 
+def test_a_run_has_one_color_in_a_notebook(trained):
+    runs = [trained / "soft-4", trained / "soft-2"]
+    colors = wb.compare(*runs).workspace.run_colors
+    assert wb.lens(*runs).run_colors == wb.lens(*reversed(runs)).run_colors == colors
+    assert wb.watch(runs[1]).model.run_colors == wb.open(trained).workspace.run_colors
+
+
 def test_colors_of_a_map_follow_its_controls(trained):
     from workbench.hosts.notebook.latent_map_view import MapView
 

@@ -17,7 +17,6 @@ from cachetools import LRUCache, cached
 from workbench import analysis
 from workbench.analysis.base import LeftOutRun, Result
 from workbench.analysis.generation.distance_names import network_title
-from workbench.analysis.plotting.run_colors import assign_colors
 from workbench.analysis.result_cache import cached_result
 from workbench.analysis.side_by_side import MAX_RUNS as MAX_SIDE_BY_SIDE
 from workbench.analysis.side_by_side import SideBySide
@@ -36,6 +35,7 @@ from workbench.storage.run import Run
 from workbench.storage.run_search import find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
+from workbench.workspace.run_colors import colors_by_age
 from workbench.workspace.view_state import ViewState
 
 MAX_CACHED_RESULTS = 64
@@ -97,8 +97,7 @@ class Workspace:
     @property
     def run_colors(self) -> dict[str, str]:
         """The color of each run. A new run does not change those of the others."""
-        by_age = sorted(self.runs.values(), key=lambda run: (run.config.created or "", run.name))
-        return assign_colors(run.name for run in by_age)
+        return colors_by_age(self.runs.values())
 
     def refuse(self, name: str, reason: str) -> None:
         """Move a run that can no longer be read to the refused ones."""
