@@ -23,8 +23,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
+from PIL.ImageColor import getrgb
 from playwright.sync_api import Page, sync_playwright
 from plotly.offline import get_plotlyjs
+
+from workbench.analysis.plotting.run_colors import RUN_COLORS
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -111,9 +114,13 @@ def png_bundle(image: Image.Image, text: str) -> dict[str, str]:
 def compressed(bundle: dict[str, str], num_colors: int, jpeg_quality: int) -> dict[str, str]:
     """Return a picture as PNG with a palette, or as JPEG if that is smaller."""
     image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
-    palette = image.quantize(num_colors, kmeans=2, dither=Image.Dither.NONE)
+    frequent = image.quantize(num_colors - len(RUN_COLORS), kmeans=2).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    # Dots of runs have few pixels: without their colors in the palette they would be gray.
+    palette.putpalette(frequent + [byte for color in RUN_COLORS for byte in getrgb(color)])
+    indexed = image.quantize(palette=palette, dither=Image.Dither.NONE)
     files = {
-        "image/png": _base64(palette, format="PNG", optimize=True),
+        "image/png": _base64(indexed, format="PNG", optimize=True),
         "image/jpeg": _base64(image, format="JPEG", optimize=True, quality=jpeg_quality),
     }
     mime = min(files, key=lambda name: len(files[name]))
