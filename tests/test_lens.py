@@ -344,6 +344,10 @@ def test_lens_works_in_a_static_page(trained, page_of):
         page.keyboard.press("w")
         assert "original | tokens: 2" in inner.locator("figcaption").text_content()
         page.keyboard.press("Escape")
+        assert len({panel.bounding_box()["y"] for panel in panels.all()}) == 1
+        color_bar = inner.locator(".ramp").bounding_box()
+        stops = inner.locator(".panels + *").bounding_box()
+        assert color_bar["y"] + color_bar["height"] <= stops["y"]
         unzoomed = panels.nth(2).screenshot()
         panels.nth(0).hover()
         page.mouse.wheel(0, -400)

@@ -20,7 +20,7 @@ const STYLE = `
 .wb-lens .cell.held { border-bottom: 3px solid #E69F00; }
 .wb-lens .cell canvas { display: block; margin: 0 auto 2px; }
 .wb-lens canvas { image-rendering: pixelated; }
-.wb-lens .panels { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 10px; margin: 6px 0; }
+.wb-lens .panels { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 18px 10px; margin: 6px 0 18px; }
 .wb-lens figure { margin: 0; }
 .wb-lens figcaption { padding: 0 0 3px; overflow-wrap: anywhere; }
 .wb-lens .panels canvas { display: block; cursor: grab; border: 1px solid #8886; box-sizing: border-box; touch-action: none; }
@@ -33,7 +33,8 @@ const STYLE = `
 .wb-lens .halting { display: inline-flex; gap: 2px; flex-wrap: wrap; vertical-align: middle; }
 .wb-lens .halting i { width: 9px; height: 9px; border: 1px solid currentColor; opacity: .45; }
 .wb-lens .halting i.on { background: #0072B2; border-color: #0072B2; opacity: 1; }
-.wb-lens .ramp { display: flex; gap: 6px; align-items: center; font-size: 11px; }
+/* The color bar is below its picture without height, so that all pictures of a row are level. */
+.wb-lens .ramp { display: flex; gap: 6px; align-items: center; height: 15px; margin-bottom: -15px; font-size: 11px; }
 .wb-lens .ramp i { flex: 1; height: 8px; background: linear-gradient(to right, ${CIVIDIS.map((color) => `rgb(${color})`).join(", ")}); }
 .wb-lens .panels .break { flex-basis: 100%; height: 0; }
 .wb-lens .cell .count { display: block; opacity: .75; }
