@@ -107,7 +107,7 @@ def errors(
         )
     batch = _to_batch(model, images)
     columns = {f"{target:g}": model.encode(batch, error=target) for target in track(targets)}
-    return _decode_columns(model, images, "error asked for", columns, rows)
+    return _decode_columns(model, images, "requested error", columns, rows)
 
 
 @torch.no_grad()
