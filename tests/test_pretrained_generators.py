@@ -543,7 +543,9 @@ def test_moments_of_other_channels_are_refused(lightningdit_folder):
 
 
 def test_unknown_options_and_families_are_refused(lightningdit_folder):
-    assert_refused(f"lightningdit:{lightningdit_folder}", "`stat`", "stats", stat="x")
+    assert_refused(
+        f"lightningdit:{lightningdit_folder}", "`stat` of lightningdit", "stats", stat="x"
+    )
     assert_refused(f"lightningdit:{lightningdit_folder}", "heads", heads="many")
     assert_refused(f"lightningdot:{lightningdit_folder}", "lightningdit")
 

@@ -27,7 +27,7 @@ class NotApplicable(UserError):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(kind: str, name: str, known: Iterable[str], *, within: str = "") -> UserError:
     """Return the error for a name that does not exist, with the closest known name.
 
     Parameters
@@ -38,6 +38,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
         The name that does not exist.
     known : iterable of str
         All names that exist.
+    within : str, optional
+        Where it would be, such as "of the lens" or "in runs".
 
     Returns
     -------
@@ -48,11 +50,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     --------
     >>> str(unknown("dataset", "digts", ["digits", "photos"]))
     'There is no dataset `digts`. Did you mean `digits`? Available: digits, photos.'
+    >>> str(unknown("run", "b", ["a"], within="in runs"))
+    'There is no run `b` in runs. Available: a.'
     """
     names = sorted(known)
     closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean `{closest[0]}`?" if closest else ""
-    return UserError(f"There is no {kind} `{name}`.{hint} Available: {', '.join(names) or 'none'}.")
+    place = f" {within}" if within else ""
+    available = ", ".join(names) or "none"
+    return UserError(f"There is no {kind} `{name}`{place}.{hint} Available: {available}.")
 
 
 def install_command(extra: str) -> str:

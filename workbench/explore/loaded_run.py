@@ -89,7 +89,7 @@ class LoadedRun(ABC):
             If the axis does not exist.
         """
         if axis not in self.axes:
-            raise unknown(f"axis of {self.run.name}", axis, self.axes)
+            raise unknown("axis", axis, self.axes, within=f"of {self.run.name}")
         return self._explore(axis, list(indices), token=token, mode=mode, seed=seed)
 
     @abstractmethod

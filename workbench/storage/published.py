@@ -189,7 +189,8 @@ def coerce_options(load: Callable[..., Any], options: Mapping[str, Any]) -> dict
     kinds = option_kinds(load)
     for name in options:
         if name not in kinds:
-            raise unknown("option of this family", name, kinds)
+            family = load.__module__.rpartition(".")[2]
+            raise unknown("option", name, kinds, within=f"of {family}")
     return {name: coerce(kinds[name], name, value) for name, value in options.items()}
 
 

@@ -56,7 +56,7 @@ def missing_run(folder: Path) -> RunError:
         return RunError(f"{folder} is a file, and a run is a folder. Did you mean {folder.parent}?")
     names = run_names(folder.parent) if folder.parent.is_dir() else []
     if names:
-        return RunError(str(unknown(f"run in {folder.parent} named", folder.name, names)))
+        return RunError(str(unknown("run", folder.name, names, within=f"in {folder.parent}")))
     return RunError(
         f"{folder} does not exist. Train a run with: workbench train softvq-digits --out {folder}"
     )

@@ -136,7 +136,8 @@ def coerce_controls(analysis: Callable[..., Any], values: Mapping[str, Any]) -> 
     current = current_names(analysis, values)
     for name in current:
         if name not in control_by_name:
-            raise unknown(f"control of {analysis.__name__}", name[:60], control_by_name)
+            within = f"of {analysis.__name__}"
+            raise unknown("control", name[:60], control_by_name, within=within)
     return {
         name: control.accept(current[name]) if name in current else control.default
         for name, control in control_by_name.items()

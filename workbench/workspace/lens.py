@@ -175,7 +175,7 @@ class Lens:
         names = [item.name for item in fields(LensState) if item.name != "over"]
         for name in settings:
             if name not in names:
-                raise unknown("setting of a lens", name, names)
+                raise unknown("setting", name, names, within="of a lens")
         self.state = LensState(over or self.axes[0], **settings)
         if self.state.over not in self.axes:
             self.runs[0].check_trust(self._trust)

@@ -114,7 +114,7 @@ def _changed(annotation: Annotation, field: str, value: str | bool) -> Annotatio
         return replace(annotation, pinned=bool(value))
     if field == "hidden":
         return replace(annotation, hidden=bool(value))
-    raise unknown("field of an annotation", field[:60], FIELDS)
+    raise unknown("field", field[:60], FIELDS, within="of an annotation")
 
 
 def _tags(text: str) -> tuple[str, ...]:

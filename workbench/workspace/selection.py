@@ -109,7 +109,7 @@ class Selection:
         names = [item.name for item in fields(cls)]
         for name in values:
             if name not in names:
-                raise unknown("part of a selection", name, names)
+                raise unknown("part", name, names, within="of a selection")
         try:
             polygon = tuple((float(x), float(y)) for x, y in values.get("polygon", ()))
             ids = values.get("ids", ())

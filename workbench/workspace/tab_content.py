@@ -65,7 +65,7 @@ def build_lens(workspace: Workspace, state: ViewState) -> Lens:
     options: dict[str, Any] = dict(state.tab_options)
     for name in options:
         if name not in LENS_OPTIONS:
-            raise unknown("setting of a lens", name, LENS_OPTIONS)
+            raise unknown("setting", name, LENS_OPTIONS, within="of a lens")
     primary, *rest = (workspace.run(name) for name in state.runs)
     runs = [primary]
     runs += [run for run in rest if run.is_generator == primary.is_generator]
@@ -106,7 +106,7 @@ def build_codebook(workspace: Workspace, state: ViewState) -> Codebook:
     """
     for name in state.tab_options:
         if name != "sort":
-            raise unknown("setting of the codes", name, ("sort",))
+            raise unknown("setting", name, ("sort",), within="of the codes")
     codes: tuple[int, ...] = ()
     if state.selection is not None and state.selection.run == state.runs[0]:
         codes = codes_in(state.selection)
