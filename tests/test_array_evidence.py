@@ -588,8 +588,8 @@ def test_saved_arrays_are_a_run_without_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("imported", "advice"),
     [
-        (None, "workbench collect a"),
-        ({"kind": "tokenizer", "address": "ldm:a.ckpt"}, "workbench collect a"),
+        (None, "workbench collect runs/a"),
+        ({"kind": "tokenizer", "address": "ldm:a.ckpt"}, "workbench collect runs/a"),
         ({"kind": "tokenizer", "address": None}, "evaluate it again"),
         ({"kind": "arrays", "address": "arrays:a"}, "no model"),
     ],

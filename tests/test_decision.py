@@ -113,6 +113,21 @@ def test_without_generators_reconstruction_decides_and_the_command_is_named():
     assert missing.command == command and command in result.summary()
 
 
+def test_commands_name_the_folder_that_the_run_was_opened_from(tmp_path):
+    folders = {name: tmp_path / "my runs" / name for name in ("fine", "coarse")}
+    for name, evidence in {"fine": FINE, "coarse": COARSE}.items():
+        evidence.save(folders[name] / "evidence" / "step-000001")
+    opened = [Evidence.open(path / "evidence" / "step-000001") for path in folders.values()]
+    missing = next(item for item in decision(opened).missing if item.metric == "gfd")
+    assert missing.command == (
+        f"workbench train sit-photos --tokenizer '{folders['fine']}'"
+        f" --out '{tmp_path / 'my runs' / 'sit-fine'}'"
+    )
+    assert f"collect '{folders['fine']}' --also" in opened[0].reason_for_missing(
+        "perturbed_code_shares"
+    )
+
+
 def imported(name: str, address: str | None) -> Evidence:
     """Return a tokenizer that was evaluated from an address, or from Python objects."""
     origin = {"kind": "tokenizer", "address": address}

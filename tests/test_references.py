@@ -204,7 +204,7 @@ def test_missing_arrays_name_the_command_that_collects_them():
     from workbench.analysis.learnability.equivariance import equivariance
 
     old = Evidence({"run": "a", "step": 1}, features=normal(4, 2), codes=np.zeros((4, 2), int))
-    with pytest.raises(NotApplicable, match="workbench collect a --also perturbed_codes"):
+    with pytest.raises(NotApplicable, match="workbench collect runs/a --also perturbed_codes"):
         old.kwargs_for(perturbed_codes)
     reasons = {"equivariance_mse": "a has 1-D tokens."}
     with pytest.raises(NotApplicable, match="1-D tokens"):

@@ -290,7 +290,9 @@ def _to_json(value: Any, known_hashes: dict[str, str]) -> Any:
         content = {name: _to_json(getattr(value, name), known_hashes) for name in ARRAYS}
         content["provenance"] = _to_json(value.provenance, known_hashes)
         content["log"] = _to_json(value.log, known_hashes)
-        return content | {"log_key": _log_key_of(value)}
+        # Commands in a result name the folder.
+        folder = None if value.folder is None else str(value.folder)
+        return content | {"log_key": _log_key_of(value), "folder": folder}
     if isinstance(value, TrainingLog):
         return asdict(value)
     if isinstance(value, dict):

@@ -8,6 +8,7 @@ compared with it when it is opened, once per process; `verify_evidence` compares
 size, and every report calls it. Evidence of earlier versions has no digests.
 """
 
+import shlex
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.printable import printable
 from workbench.storage.analysis_arguments import kwargs_for
 from workbench.storage.atomic import atomic_folder
 from workbench.storage.evidence_arrays import ARRAYS, PADDING, ArraySpec, EvidenceArrays
@@ -60,6 +62,13 @@ class Evidence(EvidenceArrays):
     def run_name(self) -> str:
         """The name of the run's folder."""
         return self.provenance["run"]
+
+    @property
+    def run_path(self) -> str:
+        """The path of the run's folder, as it was opened, for use in commands."""
+        if self.folder is None or not is_in_run(self.folder):
+            return f"runs/{self.run_name}"
+        return printable(self.folder.parent.parent)
 
     @property
     def step(self) -> int:
@@ -182,7 +191,7 @@ class Evidence(EvidenceArrays):
             request = spec.collect_options.removeprefix("--also ")
             option = f" with also=['{request}']" if request else ""
             return f"The model was not stored; evaluate it again{option}."
-        command = f"workbench collect {self.run_name} {spec.collect_options}".rstrip()
+        command = f"workbench collect {shlex.quote(self.run_path)} {spec.collect_options}".rstrip()
         return f"Collect it with: {command}"
 
     def arrays(self) -> dict[str, np.ndarray]:

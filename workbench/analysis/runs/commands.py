@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from workbench.core.trusted import PACKAGE
@@ -32,9 +33,9 @@ def generator_command(tokenizer: Evidence) -> str:
     recipe = tokenizer.provenance.get("recipe") or ""
     data = recipe.rpartition("-")[2] or tokenizer.provenance.get("data")
     model = f"sit-{data}" if data in GENERATOR_DATA else f"--class {GENERATOR_CLASS}"
-    name = tokenizer.run_name
-    source = shlex.quote(f"runs/{name}")
-    out = shlex.quote(f"runs/sit-{name}")
+    folder = Path(tokenizer.run_path)
+    source = shlex.quote(str(folder))
+    out = shlex.quote(str(folder.parent / f"sit-{tokenizer.run_name}"))
     return f"workbench train {model} --tokenizer {source} --out {out}{_trust(tokenizer)}"
 
 
@@ -77,7 +78,7 @@ def retrain_command(evidence: Evidence, changes: Mapping[str, str]) -> str:
         return ""
     stored = evidence.provenance.get("changes", {})
     settings = {name: as_word(value) for name, value in stored.items() if value is not None}
-    out = shlex.quote(f"runs/{evidence.run_name}-2")
+    out = shlex.quote(f"{evidence.run_path}-2")
     return f"workbench train {recipe} --out {out} {options(settings | dict(changes))}"
 
 

@@ -1,6 +1,7 @@
 """Decision: the run to choose for a goal, with the evidence for it and what is not known yet."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -309,7 +310,7 @@ def _command(metric: str, subject: Subject) -> str:
         return ""
     if not subject.evidence.is_model_stored:
         return ""
-    return f"workbench collect runs/{subject.evidence.run_name}"
+    return f"workbench collect {shlex.quote(subject.evidence.run_path)}"
 
 
 def _expectation(
