@@ -1,14 +1,17 @@
 """The decision between runs: the choice for each goal, ties, and what was not measured."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from workbench.analysis.diagnosis.checks import checks
 from workbench.analysis.runs.commands import GENERATOR_DATA
 from workbench.analysis.runs.decision import decision
 from workbench.analysis.runs.metrics import metric_comparison
 from workbench.core.errors import NotApplicable
+from workbench.core.result_columns import decimals, number_text
 from workbench.launch.recipes import RECIPES, SIZES
 from workbench.storage.evidence import Evidence
 
@@ -177,6 +180,21 @@ def test_the_strip_shows_the_largest_disagreement():
 def test_names_are_escaped():
     result = decision([replace(FINE, provenance=FINE.provenance | {"run": "<b>"}), COARSE])
     assert "<b><b>" not in result._repr_html_() and "&lt;b&gt;" in result._repr_html_()
+
+
+def test_every_column_of_a_static_page_has_a_definition():
+    for page in (decision([FINE, COARSE])._repr_html_(), checks([FINE])._repr_html_()):
+        headers = re.findall("<th [^>]*>|<th>", page)
+        assert headers and all(re.search('title="[^"]', header) for header in headers), headers
+
+
+def test_values_of_a_column_have_equal_decimals():
+    page = decision([FINE, COARSE]).table_html()
+    for column in ("psnr", "rfd"):
+        values = decision([FINE, COARSE]).table()[column]
+        texts = [number_text(decimals(values), value) for value in values]
+        assert len({len(text.partition(".")[2]) for text in texts}) == 1
+        assert all(f"<td>{text}</td>" in page for text in texts)
 
 
 def test_runs_without_reconstructions():

@@ -14,9 +14,12 @@ Hosts read the signature, so an analysis needs no registration.
 
 import copy
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -26,6 +29,7 @@ import plotly.graph_objects as go
 from workbench.analysis.stats.sampling import Subset
 from workbench.core.counted import counted
 from workbench.core.html_templates import marked
+from workbench.core.result_columns import column_tooltip, decimals_of_columns, number_text
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,20 @@ class Result(ABC):
         return f"{summary}{self.figure_html()}{self.table_html()}"
 
     def table_html(self) -> str:
-        """Return the table as HTML that is folded at first."""
-        table = self.table().to_html(
-            index=False, max_rows=12, float_format=lambda x: f"{x:.4g}", border=0
-        )
-        return f"<details><summary>table</summary>{table}</details>"
+        """Return the table as HTML that is folded at first, with definitions as tooltips."""
+        name, table = self.analysis_name(), self.table()
+        places = decimals_of_columns(table)
+        texts = {column: partial(number_text, places[column]) for column in places}
+        text = table.to_html(index=False, max_rows=12, formatters=texts, border=0)
+        titles = (escape(column_tooltip(name, str(column))) for column in table)
+        text = re.sub("<th>", lambda _: f'<th scope="col" title="{next(titles)}">', text)
+        return f"<details><summary>table</summary>{text}</details>"
+
+    def analysis_name(self) -> str:
+        """Return the name of the analysis that returns such a result."""
+        from workbench.analysis import name_of
+
+        return name_of(type(self))
 
     def _ipython_display_(self) -> None:
         """Display the figure, the summary and the table in a notebook."""

@@ -62,6 +62,10 @@ class SideBySide(Result):
         """Return one line per run with the answer for it, and the runs that are missing."""
         return "\n".join([*map(": ".join, self._paragraphs()), *self._notes()])
 
+    def analysis_name(self) -> str:
+        """Return the name of the analysis of the results."""
+        return self.results[0].analysis_name()
+
     def _repr_html_(self) -> str:
         """Return the paragraphs with the name of each run in bold, and the folded table."""
         notes = [note for note in (self.left_out_note(), *self._notes()) if note]

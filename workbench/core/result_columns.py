@@ -1,9 +1,17 @@
-"""Definitions of the columns of the tables below figures.
+"""Definitions and precision of the columns of the tables below figures.
 
 `analysis.column` where a column means something else in one analysis.
 """
 
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+from pandas.api.types import is_float_dtype
+
 from workbench.core.glossary import tooltip
+
+SIGNIFICANT_DIGITS = 4
 
 INTERVAL = "end of the 95 % interval."
 UNIFORM = "for a uniform source with as many tokens."
@@ -223,6 +231,10 @@ RESULT_COLUMNS = {
     "error": "Mean error over images.",
     "marginal_token_value.value": "Drop in error per token; negative if the error rises.",
     "recommended": "Whether the run is the one to choose for the goal.",
+    "decision.tokens": "Tokens per image, mean over images.",
+    "decision.bits": "Bits per image of discrete tokens.",
+    "decision.probe": "Accuracy of a linear classifier of the latents. Unit: %. Higher is better.",
+    "findings": "Findings of the checks, by severity.",
     "codes_used": "Codes that at least one token selected.",
     "codebook_size": "Number of codewords.",
     "errors": "Findings of severity error.",
@@ -271,3 +283,48 @@ def column_tooltip(analysis: str, column: str) -> str:
     if text is None and " " in column:  # such as `psnr RUN`
         text = RESULT_COLUMNS.get(column.partition(" ")[0].rstrip(","))
     return text or tooltip(column)
+
+
+def decimals(values: Iterable[float]) -> int | None:
+    """Return the number of decimals with which all values of a column are written.
+
+    The largest value has four significant digits.
+
+    Parameters
+    ----------
+    values : iterable of float
+        The values; those that are not finite are ignored.
+
+    Returns
+    -------
+    int or None
+        None if the smallest value would be written as zero.
+
+    Examples
+    --------
+    >>> decimals([27.728, 19.47]), decimals([4.0, 16.0]), decimals([1e-9, 1.0])
+    (2, 0, None)
+    """
+    sizes = [abs(value) for value in values if math.isfinite(value) and value]
+    if all(size.is_integer() for size in sizes):
+        return 0
+    places = max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(max(sizes))))
+    return places if round(min(sizes), places) else None
+
+
+def decimals_of_columns(table: pd.DataFrame) -> dict[str, int | None]:
+    """Return the decimals of each column of a table that has numbers with a fraction."""
+    return {str(name): decimals(values) for name, values in table.items() if is_float_dtype(values)}
+
+
+def number_text(places: int | None, value: float) -> str:
+    """Return a number of a column with as many decimals as the others.
+
+    Examples
+    --------
+    >>> number_text(2, 19.5), number_text(None, 1e-9), number_text(0, math.nan)
+    ('19.50', '1e-09', '–')
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{value:.{SIGNIFICANT_DIGITS}g}" if places is None else f"{value:,.{places}f}"

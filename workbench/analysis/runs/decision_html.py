@@ -18,6 +18,7 @@ from workbench.analysis.runs.candidates import CANDIDATE_METRICS
 from workbench.analysis.runs.decision_text import metric_label, value_text
 from workbench.core.html_templates import render
 from workbench.core.image_url import png_url
+from workbench.core.result_columns import column_tooltip
 
 if TYPE_CHECKING:
     from workbench.analysis.runs.decision import Decision, Strip
@@ -55,6 +56,7 @@ def to_html(result: Decision) -> str:
         captions=", ".join(result.strip.captions),
         strip_caption=_strip_caption(result),
         value_text=value_text,
+        tooltip=column_tooltip,
         png_url=png_url,
     )
 

@@ -8,6 +8,7 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 import plotly.graph_objects as go
+from bokeh.models.widgets.tables import NumberFormatter, ScientificFormatter
 
 from workbench import analysis
 from workbench.analysis.base import Result
@@ -15,7 +16,7 @@ from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.glossary import OTHERS, tooltip
 from workbench.core.html_templates import marked
-from workbench.core.result_columns import column_tooltip
+from workbench.core.result_columns import SIGNIFICANT_DIGITS, column_tooltip, decimals_of_columns
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
 from workbench.hosts.dashboard.figure import Figure
@@ -292,7 +293,18 @@ class AnalysisTab:
             self.table_frame[:] = [self.table]
 
 
+def _number_format(places: int | None) -> NumberFormatter | ScientificFormatter:
+    """Return the format of a column of numbers, which all have the same decimals if possible."""
+    if places is None:
+        return ScientificFormatter(
+            precision=SIGNIFICANT_DIGITS - 1, power_limit_low=-3, text_align="right", nan_format="–"
+        )
+    pattern = "0,0." + "0" * places if places else "0,0"
+    return NumberFormatter(format=pattern, text_align="right", nan_format="–")
+
+
 def _table_widget(analysis_name: str, table: pd.DataFrame) -> pn.widgets.Tabulator:
+    places = decimals_of_columns(table)
     return pn.widgets.Tabulator(
         table,
         disabled=True,
@@ -301,5 +313,6 @@ def _table_widget(analysis_name: str, table: pd.DataFrame) -> pn.widgets.Tabulat
         pagination="remote",
         page_size=ROWS_PER_PAGE,
         titles=column_titles(table),
+        formatters={name: _number_format(places[name]) for name in places},
         header_tooltips={str(name): column_tooltip(analysis_name, str(name)) for name in table},
     )
