@@ -200,7 +200,7 @@ def find_trainable(name: str, trust: Sequence[str] = ()) -> Trainable:
     systems = SYSTEMS | installed_systems()
     paper = PAPER_RECIPES.get(name)
     if paper is None and (system not in systems or data not in SIZES):
-        raise unknown("recipe", name, recipe_names())
+        raise unknown_recipe(name)
     class_path = systems[system]
     model_class = load_class(class_path, trust)
     if paper is not None:
@@ -263,6 +263,20 @@ def recipe_names() -> tuple[str, ...]:
     """Return the names of all recipes, those of installed packages last."""
     installed = (f"{system}-{data}" for system in installed_systems() for data in SIZES)
     return (*RECIPES, *PAPER_RECIPES, *installed)
+
+
+def unknown_recipe(name: str) -> UserError:
+    """Return the error for a recipe that does not exist.
+
+    Examples
+    --------
+    >>> str(unknown_recipe("ae"))
+    'The recipe `ae` lacks its data: ae-digits, ae-photos, ae-shapes, ae-cifar10, ae-imagenet256.'
+    """
+    own = [recipe for recipe in recipe_names() if recipe in {f"{name}-{data}" for data in SIZES}]
+    if own:
+        return UserError(f"The recipe `{name}` lacks its data: {', '.join(own)}.")
+    return unknown("recipe", name, recipe_names())
 
 
 def split_recipe(name: str) -> tuple[str, str]:

@@ -240,13 +240,13 @@ def _check_training(template_name: str, values: Mapping[str, Any]) -> None:
     if values.get("folder") == "":
         raise UserError(f"{template_name} needs a folder for its run: --folder runs/NAME.")
     if "recipe" in values:
-        from workbench.launch.trainables import load_class, recipe_names
+        from workbench.launch.trainables import load_class, recipe_names, unknown_recipe
 
         recipe = values["recipe"]
         if ":" in recipe:
             load_class(recipe, values.get("trust", ()))
         elif recipe not in recipe_names():
-            raise unknown("recipe", recipe, recipe_names())
+            raise unknown_recipe(recipe)
 
 
 def _check_runs(template: Path, values: Mapping[str, Any]) -> None:
