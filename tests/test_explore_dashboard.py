@@ -90,6 +90,8 @@ def test_lasso_becomes_csv_code_and_link(shared_page, trained):
     assert namespace["selected"].table()["image"].tolist() == table["image"].tolist()
     assert len(table) == int(count)
     address = page.url
+    (selection,) = parse_qs(urlsplit(address).query)["selection"]
+    assert len(json.loads(selection)["polygon"]) == 3  # without the points between the corners
     page.get_by_role("tab", name="Codes", exact=True).click()
     page.get_by_text(f"tokens per code in {count} selected images").wait_for()
     assert seen.errors == [] and seen.outside == []

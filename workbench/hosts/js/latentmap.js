@@ -162,6 +162,20 @@ function extentOf(xy, n) {
   return [left, top, right, bottom];
 }
 
+// The corners of a path that are more than `tolerance` pixels from the line between others (Douglas and Peucker): an
+// address holds every corner of a selection.
+function simplified(path, tolerance = 2) {
+  const [x0, y0] = path[0], [x1, y1] = path[path.length - 1], [dx, dy] = [x1 - x0, y1 - y0];
+  let [index, distance] = [0, tolerance];
+  path.forEach(([x, y], i) => {
+    const part = Math.min(1, Math.max(0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy || 1)));
+    const away = Math.hypot(x - x0 - part * dx, y - y0 - part * dy);
+    if (away > distance) [index, distance] = [i, away];
+  });
+  if (!index) return [path[0], path[path.length - 1]];
+  return [...simplified(path.slice(0, index + 1), tolerance).slice(0, -1), ...simplified(path.slice(index), tolerance)];
+}
+
 // Even-odd rule, with the operations of points_in_polygon in Python, so that both count alike.
 function inside(xy, n, [x0, y0, x1, y1], polygon) {
   const isSelected = new Uint8Array(n), xs = polygon.map((p) => p[0]), ys = polygon.map((p) => p[1]);
@@ -455,7 +469,8 @@ function render({ model, el, brush }) {
     const loop = path, point = pressed;
     path = moving = null;
     pressed = -1;
-    if (loop?.length > 2) pick(loop.map(toData));
+    const corners = loop && simplified(loop);
+    if (corners?.length > 2) pick(corners.map(toData));
     else if (loop && point >= 0) choose(null, [place(point)], true);
     else if (loop && empty && isSelected) pick(null);
   };
