@@ -406,6 +406,7 @@ def test_table_of_all_runs_is_filtered_grouped_and_annotated(many_runs):
     session.state.open_tab("table")
     page = session.pages["table"]
     assert len(page.table.value) == N_RUNS and page.table.value["rFD"].notna().all()
+    assert {"tokens", "PSNR (dB)"} <= set(page.table.text_align)
     page.filter.value = "lr < 0.005 & psnr > 0"
     page.group.value = "lr"
     assert page.table.groupby == ["lr"] and set(page.table.value["lr"]) == {0.001, 0.0001}

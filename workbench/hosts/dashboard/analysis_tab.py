@@ -297,10 +297,10 @@ def _number_format(places: int | None) -> NumberFormatter | ScientificFormatter:
     """Return the format of a column of numbers, which all have the same decimals if possible."""
     if places is None:
         return ScientificFormatter(
-            precision=SIGNIFICANT_DIGITS - 1, power_limit_low=-3, text_align="right", nan_format="–"
+            precision=SIGNIFICANT_DIGITS - 1, power_limit_low=-3, nan_format="–"
         )
     pattern = "0,0." + "0" * places if places else "0,0"
-    return NumberFormatter(format=pattern, text_align="right", nan_format="–")
+    return NumberFormatter(format=pattern, nan_format="–")
 
 
 def _table_widget(analysis_name: str, table: pd.DataFrame) -> pn.widgets.Tabulator:
@@ -312,6 +312,7 @@ def _table_widget(analysis_name: str, table: pd.DataFrame) -> pn.widgets.Tabulat
         layout="fit_data_table",
         pagination="remote",
         page_size=ROWS_PER_PAGE,
+        text_align={str(name): "right" for name in table.select_dtypes("number")},
         titles=column_titles(table),
         formatters={name: _number_format(places[name]) for name in places},
         header_tooltips={str(name): column_tooltip(analysis_name, str(name)) for name in table},

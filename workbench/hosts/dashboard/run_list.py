@@ -65,7 +65,7 @@ class RunList:
             widths=NARROW_COLUMNS,
             formatters={
                 COLOR_COLUMN: HTMLTemplateFormatter(template=COLOR_TEMPLATE),
-                "PSNR (dB)": NumberFormatter(format="0.0"),
+                "PSNR (dB)": NumberFormatter(format="0.0", nan_format="–"),
                 "state": HTMLTemplateFormatter(template=SYMBOL_TEMPLATE),
             },
             stylesheets=[STYLE],

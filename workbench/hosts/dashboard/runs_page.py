@@ -196,10 +196,11 @@ class RunsPage:
         }
         for name, digits in FRACTION_DIGITS.items():
             pattern = "0." + "0" * digits if digits else "0,0"
-            formatters[name] = NumberFormatter(format=pattern, text_align="right")
+            formatters[name] = NumberFormatter(format=pattern, nan_format="–")
         editors: dict[str, Any] = dict.fromkeys(map(str, table))
         editors |= {"tags": {"type": "input"}, "note": {"type": "input"}}
         editors |= {"pin": {"type": "tickCross"}, "hide": {"type": "tickCross"}}
+        numbers = set(self.frame.select_dtypes("number"))
         return pn.widgets.Tabulator(
             table,
             selectable="checkbox",
@@ -212,6 +213,7 @@ class RunsPage:
             formatters={name: value for name, value in formatters.items() if name in table},
             editors=editors,
             groupby=[] if group == NO_GROUP else [group],
+            text_align={str(name): "right" for name in table if name in numbers},
             titles={**column_titles(table), COLOR_COLUMN: ""},
             sortable={COLOR_COLUMN: False},
             header_tooltips=header_tooltips(table),
