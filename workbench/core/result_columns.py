@@ -233,7 +233,7 @@ RESULT_COLUMNS = {
     "recommended": "Whether the run is the one to choose for the goal.",
     "decision.tokens": "Tokens per image, mean over images.",
     "decision.bits": "Bits per image of discrete tokens.",
-    "decision.probe": "Accuracy of a linear classifier of the latents. Unit: %. Higher is better.",
+    "decision.probe": "Accuracy of a linear classifier of the latents. Higher is better.",
     "findings": "Findings of the checks, by severity.",
     "codes_used": "Codes that at least one token selected.",
     "codebook_size": "Number of codewords.",
