@@ -196,7 +196,7 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_text(inner)}" for name, inner in value.items())
     values = value if isinstance(value, (list, tuple)) else (value,)
-    text = ", ".join(f"{v:.8g}" if isinstance(v, float) else str(v) for v in values)
+    text = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
     return CLASS_PATH.sub("", text)
 
 
