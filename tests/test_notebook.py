@@ -313,7 +313,7 @@ def run_all(page) -> None:
     """Run every cell and wait; nothing may fail or complain."""
     page.wait_for_function(READY)
     page.evaluate(RUN_ALL)
-    page.wait_for_function(DONE, timeout=180_000)
+    page.wait_for_function(DONE, timeout=180_000, polling=200)  # not at every frame
     outputs = page.evaluate(OUTPUTS)
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
 
