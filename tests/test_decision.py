@@ -137,6 +137,12 @@ def imported(name: str, address: str | None) -> Evidence:
     return tokenizer(name, 0, 4, recipe=None, data="photos", imported=origin)
 
 
+def test_channels_of_a_feature_extractor_have_a_generator():
+    features = tokenizer("u", 0, 4, recipe="unicode2-photos", settings={"dim": None})
+    missing = next(item for item in decision([features]).missing if item.metric == "gfd")
+    assert missing.command == "workbench train sit-photos --tokenizer runs/u --out runs/sit-u"
+
+
 def test_no_command_trains_a_generator_on_python_objects():
     result = decision([imported("objects", None), imported("module", "python:mine.nets:make")])
     missing = next(item for item in result.missing if item.metric == "gfd")

@@ -21,6 +21,7 @@ from workbench.storage.run import Run
 from workbench.storage.run_config import RunConfig
 from workbench.storage.run_search import find_runs
 from workbench.workspace.run_snapshot import RunFollower
+from workbench.workspace.workspace import Workspace
 
 CONFIG = {
     "class": "workbench.tokenizers.ae:AE",
@@ -193,6 +194,14 @@ def test_history_has_readable_times(run):
     append_record(run.folder / "log.jsonl", {"step": 20, "loss": 2.0, "time": 1e300})
     times = run.history()["time"]
     assert str(times[0]) == "2026-11-29 11:16:40.250000+00:00" and pd.isna(times[1])
+
+
+def test_table_counts_tokens_that_are_no_setting(soft):
+    path = soft.folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["settings"]["num_tokens"]
+    path.write_text(json.dumps(config))
+    assert Workspace(soft.folder.parent).table()["tokens"].tolist() == [4]
 
 
 def test_torn_lines_are_skipped(run):

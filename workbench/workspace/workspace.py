@@ -416,14 +416,17 @@ class Workspace:
         data = (run.tokenizer or run).config.data
         steps = self.collected(run.name)
         psnr = math.nan
+        tokens = settings.get("num_tokens")
         if steps and not run.is_generator:
             folder = run.evidence_folder(steps[-1])
             psnr = mean_psnr(folder.resolve(), written_at(folder))
+            if tokens is None:  # of a grid, whose settings are the sizes of images and patches
+                tokens = num_tokens(folder.resolve(), written_at(folder))
         return {
             "run": run.name,
             "kind": run.kind,
             "data": None if data is None else data.source,
-            "tokens": settings.get("num_tokens"),
+            "tokens": tokens,
             "dim": settings.get("dim"),
             "step": status["step"],
             "state": status["state"],
@@ -519,6 +522,19 @@ def _modification_time(path: Path) -> int:
 def written_at(evidence_folder: Path) -> int:
     """Return when evidence was written, in nanoseconds; 0 if it is damaged."""
     return _modification_time(evidence_folder / "provenance.json")
+
+
+@cached(LRUCache(maxsize=MAX_CACHED_PSNR), lock=Lock())
+def num_tokens(evidence_folder: Path, written: int) -> int | None:
+    """Return the number of tokens of an image in evidence; None without latents.
+
+    `written` is when the evidence was written: evidence that was collected again is read again.
+    """
+    try:
+        latents = Evidence.open(evidence_folder, only=("latents",)).latents
+    except RunError:
+        return None
+    return None if latents is None else latents.shape[1]
 
 
 @cached(LRUCache(maxsize=MAX_CACHED_PSNR), lock=Lock())

@@ -27,8 +27,10 @@ def generator_command(tokenizer: Evidence) -> str:
     >>> generator_command(Evidence({"run": "a", "step": 1, "recipe": "softvq-photos"}))
     'workbench train sit-photos --tokenizer runs/a --out runs/sit-a'
     """
+    # Of a tokenizer that was trained here, no `dim` means the channels of its feature extractor.
+    is_imported = tokenizer.provenance.get("imported") is not None
     has_vectors = tokenizer.provenance.get("settings", {}).get("dim", 1) is not None
-    if not tokenizer.is_model_stored or not has_vectors:
+    if not tokenizer.is_model_stored or (is_imported and not has_vectors):
         return ""
     recipe = tokenizer.provenance.get("recipe") or ""
     data = recipe.rpartition("-")[2] or tokenizer.provenance.get("data")
