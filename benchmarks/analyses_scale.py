@@ -87,6 +87,7 @@ RUNS_OF_ANALYSES = {
     "level_usage": ("levels",),
     "cascade_displacement": ("cascade",),
     "published_figures": ("published",),
+    "metric_comparison": SWEEP_NAMES,
     "training_curves": SWEEP_NAMES,
     "settings_comparison": SWEEP_NAMES,
     "setting_effects": SWEEP_NAMES,
