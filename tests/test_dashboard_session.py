@@ -217,7 +217,8 @@ session = Session({str(trained)!r})
 session.page()
 undefined = []  # columns without a tooltip
 for name in session.analyses:
-    session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"))
+    few = {{"max_modes": 3}} if name == "mixture_modes" else {{}}
+    session.state.open_analysis(name, runs=("soft-4", "soft-2", "flow"), controls=few)
     tab = session.analyses[name]
     is_drawn = tab.figure.object is not None or tab.pictures.body.visible
     is_page = tab.result.result is not None and tab.result.result.replaces_figure
