@@ -41,7 +41,8 @@ def test_each_run_is_a_point_at_its_tokens():
 def test_summary_states_trend_and_frontier():
     runs = [run("b", 16, 10), run("a", 4, 51)]
     summary = token_budget(runs).summary()
-    for part in ("14.0 dB at 4 tokens", "28.1 dB at 16 tokens", "a (4 tokens), b (16 tokens)"):
+    values = ("14.0 dB at 4 tokens in a", "28.1 dB at 16 tokens in b")
+    for part in (*values, "a (4 tokens), b (16 tokens)"):
         assert part in summary
     error = token_budget(runs, metric="mse").summary()
     assert "0.0400 at 4 tokens" in error and "0.0015 at 16 tokens" in error

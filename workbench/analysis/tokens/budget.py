@@ -156,6 +156,8 @@ class TokenBudget(Result):
         if cheapest.cost(self.against) == dearest.cost(self.against):
             return f"{name} is {start}{self._of_best(points, cheapest)}"
         end = f"{self._format_value(dearest.value)} at {self._format_costs([dearest])}"
+        if cheapest.run != dearest.run:  # the difference is not one of cost alone
+            return f"{name} is {start} in {cheapest.run}, and {end} in {dearest.run}"
         verb = "rises" if dearest.value > cheapest.value else "falls"
         return f"{name} {verb} from {start} to {end}"
 
