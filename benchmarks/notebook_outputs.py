@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 from PIL.ImageColor import getrgb
 from playwright.sync_api import Page, sync_playwright
 from plotly.offline import get_plotlyjs
+from scipy.spatial import KDTree
 
 from workbench.analysis.plotting.run_colors import RUN_COLORS
 
@@ -44,6 +46,8 @@ SETTLE_MS = 1500  # until a frame has drawn its images and has its final height
 # Colors of PNG and quality of JPEG; the first pair with which a notebook is small enough is used.
 QUALITIES = ((128, 80), (64, 65), (48, 50), (32, 40))
 MAX_BYTES = 200_000  # of a notebook
+# A palette of the frequent colors alone turns the dots of runs gray, and tints the background.
+KEPT_COLORS = ("white", "black", *RUN_COLORS)
 # Elements that show nothing without their scripts or styles, which GitHub removes.
 PICTURED = re.compile(r"<(iframe|svg|img|canvas)\b")
 STYLE = re.compile(r"<style\b.*?</style>", re.DOTALL)
@@ -114,11 +118,12 @@ def png_bundle(image: Image.Image, text: str) -> dict[str, str]:
 def compressed(bundle: dict[str, str], num_colors: int, jpeg_quality: int) -> dict[str, str]:
     """Return a picture as PNG with a palette, or as JPEG if that is smaller."""
     image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
-    frequent = image.quantize(num_colors - len(RUN_COLORS), kmeans=2).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    # Dots of runs have few pixels: without their colors in the palette they would be gray.
-    palette.putpalette(frequent + [byte for color in RUN_COLORS for byte in getrgb(color)])
-    indexed = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    frequent = image.quantize(num_colors - len(KEPT_COLORS), kmeans=2).getpalette() or []
+    palette = [byte for color in KEPT_COLORS for byte in getrgb(color)] + frequent
+    # Pillow maps to a palette approximately, which would tint white.
+    _, nearest = KDTree(np.reshape(palette, (-1, 3))).query(np.asarray(image))
+    indexed = Image.fromarray(nearest.astype(np.uint8))
+    indexed.putpalette(palette)
     files = {
         "image/png": _base64(indexed, format="PNG", optimize=True),
         "image/jpeg": _base64(image, format="JPEG", optimize=True, quality=jpeg_quality),

@@ -1,11 +1,14 @@
 """The notebooks run from top to bottom at small size, and are stored with small outputs."""
 
+import base64
+import io
 import json
 import os
 import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
@@ -13,7 +16,11 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from PIL import Image
+from PIL.ImageColor import getrgb
 
+from benchmarks.notebook_outputs import compressed, png_bundle
+from workbench.analysis.plotting.run_colors import RUN_COLORS
 from workbench.storage.run import Run
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -139,6 +146,17 @@ def test_stored_outputs_are_small(path):
         assert not re.search("Traceback|0x[0-9a-f]{8}|<style|<script|<iframe", text), text
 
 
+def test_stored_pictures_keep_the_colors_of_runs_and_white():
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    image = Image.fromarray(noise)
+    image.paste("white", (0, 0, 300, 60))
+    image.paste(RUN_COLORS[4], (10, 10, 14, 14))
+    bundle = compressed(png_bundle(image, "figure"), num_colors=32, jpeg_quality=100)
+    stored = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).convert("RGB")
+    assert stored.getpixel((12, 12)) == getrgb(RUN_COLORS[4])
+    assert stored.getpixel((50, 50)) == (255, 255, 255)
+
+
 def test_stored_outputs_show_a_collapse_and_its_remedy():
     (path,) = [path for path in NOTEBOOKS if path.name.startswith("4_")]
     text = json.dumps([cell["outputs"] for cell in code_cells_of(path)])
@@ -157,6 +175,7 @@ def test_notebook_states_its_purpose_and_links_on(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     first, last = ("".join(cell["source"]) for cell in (cells[0], cells[-1]))
     assert "**You will see**" in first and "**You need**" in first
+    assert "".join(cells[-2]["source"]).startswith("## Exercises\n1. ")
     links = re.findall(r"\]\(((?!https:)[^)]+)\)", last)
     number = NOTEBOOKS.index(path) + 1
     assert links[0] == NOTEBOOKS[number % len(NOTEBOOKS)].name
