@@ -143,6 +143,14 @@ def test_channels_of_a_feature_extractor_have_a_generator():
     assert missing.command == "workbench train sit-photos --tokenizer runs/u --out runs/sit-u"
 
 
+def test_no_command_imports_the_class_of_a_notebook():
+    own = tokenizer("own", 0, 4, **{"class": "__main__:Signs"})
+    result = decision([own, tokenizer("soft", 2, 4)])
+    missing = next(item for item in result.missing if item.metric == "gfd")
+    assert missing.without_command == ("own",) and "runs/soft" in missing.command
+    assert "No command can train a generator on own," in result.summary()
+
+
 def test_no_command_trains_a_generator_on_python_objects():
     result = decision([imported("objects", None), imported("module", "python:mine.nets:make")])
     missing = next(item for item in result.missing if item.metric == "gfd")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.core.trusted import PACKAGE
+from workbench.core.trusted import MAIN, PACKAGE
 from workbench.storage.evidence import Evidence
 
 # Datasets with recipes of generators, by the last part of a recipe's name.
@@ -19,8 +19,8 @@ def generator_command(tokenizer: Evidence) -> str:
     Returns
     -------
     str
-        Empty if no generator can be trained, because the model was not stored, or because only the
-        number of its codewords is known.
+        Empty if no command can train one, because the model was not stored or its class is that
+        of a notebook, or because only the number of its codewords is known.
 
     Examples
     --------
@@ -32,6 +32,8 @@ def generator_command(tokenizer: Evidence) -> str:
     has_vectors = tokenizer.provenance.get("settings", {}).get("dim", 1) is not None
     if not tokenizer.is_model_stored or (is_imported and not has_vectors):
         return ""
+    if (tokenizer.provenance.get("class") or "").startswith(f"{MAIN}:"):
+        return ""  # a notebook has the class, and no command can import it
     recipe = tokenizer.provenance.get("recipe") or ""
     data = recipe.rpartition("-")[2] or tokenizer.provenance.get("data")
     model = f"sit-{data}" if data in GENERATOR_DATA else f"--class {GENERATOR_CLASS}"

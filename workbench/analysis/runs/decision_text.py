@@ -214,8 +214,9 @@ def _missing_generation(result: Decision) -> str:
         sentences.append(f"To know, run `{missing.command}`{each}.")
     if missing.without_command:
         sentences.append(
-            f"No generator can be trained for {_names(missing.without_command)}, whose model or"
-            " codewords were not stored; evaluate it by an address, such as python:module:function."
+            f"No command can train a generator on {_names(missing.without_command)}, because it"
+            " cannot load the model or the codewords; evaluate the model by an address, such as"
+            " python:module:function."
         )
     return " ".join(sentences)
 
