@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 from browser import free_port, lasso, opened, served
 from skimage.measure import points_in_poly
@@ -425,6 +426,12 @@ def test_figures_follow_the_theme_of_jupyterlab(page_of, dark):
         assert style(".ygrid", "stroke") == grid
         # The colors of the data stay.
         assert style(".bars .point path", "fill") == "rgb(0, 114, 178)"
+        assert style(".modebar-group", "backgroundColor").endswith(", 0)") or not dark
+        # A figure of a person's own, with the ink of another light template.
+        simple = json.dumps(pio.templates["simple_white"].layout.to_plotly_json())
+        page.evaluate(f"Plotly.relayout(document.querySelector('.js-plotly-plot'), {simple})")
+        ink = "rgb(224, 224, 224)" if dark else "rgb(36, 36, 36)"
+        assert style(".xtick text", "fill") == ink and style(".xlines-above", "stroke") == ink
 
 
 @pytest.mark.browser
