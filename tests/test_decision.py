@@ -14,6 +14,8 @@ from workbench.core.errors import NotApplicable
 from workbench.core.result_columns import decimals, number_text
 from workbench.launch.recipes import RECIPES, SIZES
 from workbench.storage.evidence import Evidence
+from workbench.storage.run import Run
+from workbench.workspace.run_metrics import metrics_of
 
 N = 60
 RANDOM = np.random.default_rng(0)
@@ -100,6 +102,15 @@ def test_best_generation_uses_generators_that_are_not_selected():
     assert values[0] - values[1] == pytest.approx(3 * (2**2 - 0.1**2), rel=0.3)
     assert [c.metric for c in result.also] == ["psnr"] and result.also[0].verdict == "worse"
     assert not any(item.metric == "gfd" for item in result.missing)
+
+
+def test_generation_is_the_same_number_in_the_table_of_runs(tmp_path):
+    partner = generator("g-fine", "fine", 2)
+    result = decision([FINE, COARSE], [partner, generator("g-coarse", "coarse", 0.1)])
+    run = Run.create(tmp_path / "g-fine", {"class": "m:G", "settings": {}})
+    partner.save(run.evidence_folder(1))
+    value = result.candidate("fine").measurements["gfd"].value
+    assert metrics_of(run)["gFD"] == pytest.approx(value)
 
 
 def test_best_probe():

@@ -164,7 +164,7 @@ CHOICES = {
     "commonest": "Most frequent",
     "rarest": "Least frequent, but used",
     "random": "Random",
-    "ours": "This package: criterion with a null",
+    "ours": "This package's own",
     "paper text": "MAETok, as in its text",
     "released script": "MAETok, as in its script",
     "euler": "Euler's method",
@@ -220,7 +220,7 @@ COLUMNS = {
     ),
     "gFD": Term(
         "gFD",
-        "Fréchet distance of generated images to held-out images, in the features of the run's"
+        "Fréchet distance of generated images to training images, in the features of the run's"
         " feature extractor. It is called gFID only with Inception features.",
         direction=LOWER,
     ),

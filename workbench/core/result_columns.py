@@ -128,7 +128,7 @@ RESULT_COLUMNS = {
     "evaluated": "The set of images that is evaluated.",
     "fd": "Fréchet distance in the features of the feature extractor. Lower is better.",
     "rfd": "Fréchet distance of reconstructions to held-out images. Lower is better.",
-    "gfd": "Fréchet distance of generated images to held-out images. Lower is better.",
+    "gfd": "Fréchet distance of generated images to training images. Lower is better.",
     "extrapolated": "The distance for an unlimited number of images.",
     "kid": "Kernel distance; unbiased, so that it may be negative. Lower is better.",
     "kid_error": "Standard error of the kernel distance.",

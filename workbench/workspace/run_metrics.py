@@ -19,7 +19,7 @@ from workbench.storage.training_log import TrainingLog, log_key
 MAX_CACHED_RUNS = 4096
 MAX_FEATURES = 512  # a Fréchet distance of more features takes seconds, and has its own tab
 BYTES_PER_GB = 1e9
-FEATURE_ARRAYS = ("features", "reconstruction_features", "sample_features")
+FEATURE_ARRAYS = ("features", "reconstruction_features", "train_features", "sample_features")
 Numbers = dict[str, float]
 
 
@@ -116,15 +116,19 @@ def _distances(folder: Path, written: int) -> Mapping[str, float]:
         evidence = Evidence.open(folder, only=FEATURE_ARRAYS)
     except RunError:
         return numbers
-    if evidence.features is None or evidence.features.shape[1] > MAX_FEATURES:
-        return numbers
-    pairs = {"rFD": evidence.reconstruction_features, "gFD": evidence.sample_features}
-    for name, features in pairs.items():
-        if features is None:
+    pairs: dict[str, dict[str, np.ndarray | None]] = {
+        "rFD": {
+            "held_out": evidence.features,
+            "reconstructions": evidence.reconstruction_features,
+        },
+        "gFD": {"training": evidence.train_features, "samples": evidence.sample_features},
+    }
+    for name, pair in pairs.items():
+        sets = {kind: features for kind, features in pair.items() if features is not None}
+        if len(sets) < 2 or any(features.shape[1] > MAX_FEATURES for features in sets.values()):
             continue
-        kind = "reconstructions" if name == "rFD" else "samples"
         try:
-            numbers[name] = feature_distance(0, held_out=evidence.features, **{kind: features})
+            numbers[name] = feature_distance(0, **sets)
         except UserError:
             continue  # too few images for a distance
     return numbers

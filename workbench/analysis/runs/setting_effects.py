@@ -166,8 +166,9 @@ def _distance(evidence: Evidence, metric: EffectMetric) -> float | None:
         return feature_distance(
             held_out=evidence.features, reconstructions=evidence.reconstruction_features
         )
-    if metric == "gfd" and evidence.sample_features is not None:
-        return feature_distance(held_out=evidence.features, samples=evidence.sample_features)
+    arrays = (evidence.train_features, evidence.sample_features)
+    if metric == "gfd" and all(array is not None for array in arrays):
+        return feature_distance(training=evidence.train_features, samples=evidence.sample_features)
     return None
 
 
