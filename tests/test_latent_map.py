@@ -157,6 +157,7 @@ def test_checkpoints_of_one_run_are_named_by_step():
     latents = clusters()[0]
     later = Evidence({"run": "a", "step": 1000, "fingerprint": "f"}, latents=latents)
     result = latent_maps([evidence("a", latents), later], method="pca")
+    assert result.control_limits() == {"points": len(latents)}
     assert result.runs == ("a, step 1", "a, step 1,000")
     assert result.disparity[1] == pytest.approx(0, abs=1e-6)
 

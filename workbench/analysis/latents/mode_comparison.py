@@ -150,7 +150,7 @@ class ModeComparison(Result):
         for i, run in enumerate(self.runs):
             text = f"{run} {self.needed[i]}"
             if low[i] < high[i]:
-                text += f" ({low[i]}-{high[i]} over {NUM_FOLDS} splits)"
+                text += f" ({low[i]} to {high[i]} over {NUM_FOLDS} splits)"
             counts.append(text)
         sentences = [
             f"Gaussians needed for {self.target:.1f} nats per image (the best value of the worst"

@@ -4,7 +4,7 @@ Every map starts from the coordinates of the first map and is aligned to it by a
 transformation. The remaining differences come from the latents, not from the random start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -50,6 +50,10 @@ class LatentMaps(Result):
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return self.maps[0].subset
+
+    def control_limits(self) -> Mapping[str, int]:
+        """Return the number of images."""
+        return self.maps[0].control_limits()
 
     def table(self) -> pd.DataFrame:
         """Return one row per run and image on the map."""
