@@ -210,6 +210,7 @@ def test_names_are_escaped():
 def test_every_column_of_a_static_page_has_a_definition():
     for page in (decision([FINE, COARSE])._repr_html_(), checks([FINE])._repr_html_()):
         headers = re.findall("<th [^>]*>|<th>", page)
+        assert ">NaN<" not in page
         assert headers and all(re.search('title="[^"]', header) for header in headers), headers
 
 

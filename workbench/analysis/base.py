@@ -191,9 +191,9 @@ class Result(ABC):
         name, table = self.analysis_name(), self.table()
         places = decimals_of_columns(table)
         texts = {column: partial(number_text, places[column]) for column in places}
-        text = table.to_html(index=False, max_rows=12, formatters=texts, border=0)
+        text = table.to_html(index=False, max_rows=12, formatters=texts, na_rep="–", border=0)
         titles = (escape(column_tooltip(name, str(column))) for column in table)
-        text = re.sub("<th>", lambda _: f'<th scope="col" title="{next(titles)}">', text)
+        text = re.sub("<th>", lambda _: f'<th title="{next(titles)}">', text)
         return f"<details><summary>table</summary>{text}</details>"
 
     def analysis_name(self) -> str:

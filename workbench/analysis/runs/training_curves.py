@@ -92,10 +92,10 @@ class TrainingCurves(Result):
     def _run_summary(self, run: str) -> str:
         of_run = {curve.name: curve for curve in self.curves if curve.run == run}
         loss = of_run[LOSS]
-        text = f"{run}: after {loss.steps[-1]:,.0f} steps the loss is {loss.values[-1]:.3g}"
+        text = f"{run}: after {loss.steps[-1]:,.0f} steps the loss is {loss.values[-1]:#.3g}"
         held_out = of_run.get(f"{LOSS}{HELD_OUT_SUFFIX}")
         if held_out is not None:
-            text += f", {held_out.values[-1]:.3g} on held-out items"
+            text += f", {held_out.values[-1]:#.3g} on held-out items"
         if "codes in use" in of_run:
             used = of_run["codes in use"].values[-1]
             perplexity = of_run["perplexity"].values[-1]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.core.glossary import tooltip
 from workbench.hosts.reports.own_text import TEXT_PARAMETERS, markdown_html
 from workbench.hosts.reports.rendering import render
 from workbench.storage.provenance_file import is_held_out
@@ -54,6 +55,7 @@ def header_html(manifest: Mapping[str, Any]) -> str:
         runs=manifest["runs"],
         note=markdown_html(str(parameters.get("note") or "")),
         images=_images_by_run(manifest["runs"]),
+        tooltip=tooltip,
     )
 
 
