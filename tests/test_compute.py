@@ -188,3 +188,15 @@ def test_short_remaining_time_is_one_number():
     assert job.status_text() == "80 %, about 2 s left"
     job.report(1, 10)  # a second pass over the data
     assert job.fraction == 0.1 and job.estimate.seconds_left() is None
+
+
+def test_a_generator_that_was_trained_later_changes_the_result_of_its_tokenizer(trained, tmp_path):
+    view = ViewState(("soft-4",), analysis="decision")
+    shutil.copytree(trained / "soft-4", tmp_path / "soft-4")
+    queue = ComputeQueue(tmp_path)
+    try:
+        assert submit(queue, view).future.result(60).candidates[0].generators == ()
+        shutil.copytree(trained / "flow", tmp_path / "flow")
+        assert submit(queue, view).future.result(60).candidates[0].generators == ("flow",)
+    finally:
+        queue.close()

@@ -117,7 +117,7 @@ def _answer(
                 if write_report is None:
                     return UserError("Reports cannot be written here.")
                 return write_report(workspace.folder, request)
-            if not workspace.runs.keys() >= set(request.runs):
+            if workspace.is_stale():  # a new generator changes results of its tokenizer
                 workspace.refresh()
             if request.tab:
                 return tab_content(workspace, request)
