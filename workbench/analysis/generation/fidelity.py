@@ -59,6 +59,7 @@ from workbench.analysis.generation.set_comparison import (
 )
 from workbench.analysis.stats.sampling import Subset
 from workbench.core.errors import NotApplicable
+from workbench.core.result_columns import decimals, number_text
 
 MIN_RELIABLE_IMAGES = 1000  # with fewer images, a small distance is mostly bias
 MIN_TAIL_IMAGES = 500  # with fewer held-out images, 1 % of them are a handful
@@ -461,9 +462,9 @@ def feature_distance(seed: int = 0, **sets: np.ndarray) -> float:
 
 
 def _value_text(distance: Distance) -> str:
-    if np.isnan(distance.low):
-        return f"{distance.value:.4g}"
-    return f"{distance.value:.4g} ({distance.low:.4g} to {distance.high:.4g})"
+    numbers = (distance.value, distance.low, distance.high)
+    value, low, high = (number_text(decimals(numbers), number) for number in numbers)
+    return value if np.isnan(distance.low) else f"{value} ({low} to {high})"
 
 
 def _near_copies_text(copies: Memorization) -> str:

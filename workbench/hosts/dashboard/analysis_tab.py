@@ -276,6 +276,7 @@ class AnalysisTab:
     def _draw(self, result: Result) -> None:
         cards = result.figure_html()
         is_page = result.replaces_figure and not cards
+        self.accordion.visible = not is_page  # a page has a table of its own
         self.summary.object = result._repr_html_() if is_page else marked(result.full_summary())
         # A new widget: a table that is still being built cannot change its columns.
         self.table = _table_widget(self.name, result.table())

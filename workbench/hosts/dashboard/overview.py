@@ -5,7 +5,7 @@ from pathlib import Path
 import panel as pn
 
 from workbench.analysis.diagnosis.checks import SYMBOLS, Checks
-from workbench.core.html_templates import render
+from workbench.core.html_templates import marked, render
 from workbench.hosts.dashboard.analysis_tab import AnalysisTab
 from workbench.hosts.dashboard.async_result import AsyncResult
 from workbench.hosts.dashboard.compute_client import ComputeClient
@@ -69,4 +69,5 @@ class Overview:
             symbols=SYMBOLS,
             styles={status: readable_color(color) for status, color in STATUS_COLORS.items()},
             address=CHECKS_ADDRESS,
+            marked=marked,
         )
