@@ -103,7 +103,9 @@ def autoregressive(n: int, side: int, channels: int, r: float, seed: int = 0) ->
 
 
 def test_velocity_variance_of_white_noise_and_rank():
-    assert velocity_variance(white(4000, 4, 4)).label_free.value == pytest.approx(1.571, abs=0.02)
+    result = velocity_variance(white(4000, 4, 4))
+    assert result.control_limits() == {"max_images": 4000}
+    assert result.label_free.value == pytest.approx(1.571, abs=0.02)
     basis = np.linalg.qr(white(1, 16, 16)[0])[0][:, :4]  # rank 4 in 16 numbers
     latents = (np.random.default_rng(0).normal(size=(4000, 4)) @ basis.T).reshape(-1, 4, 4)
     scaled = latents / latents.std(axis=(0, 1))

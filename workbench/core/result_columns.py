@@ -285,15 +285,15 @@ def column_tooltip(analysis: str, column: str) -> str:
     return text or tooltip(column)
 
 
-def decimals(values: Iterable[float]) -> int | None:
+def decimals(values: Iterable[float], digits: int = SIGNIFICANT_DIGITS) -> int | None:
     """Return the number of decimals with which all values of a column are written.
-
-    The largest value has four significant digits.
 
     Parameters
     ----------
     values : iterable of float
         The values; those that are not finite are ignored.
+    digits : int
+        Significant digits of the largest value.
 
     Returns
     -------
@@ -308,7 +308,7 @@ def decimals(values: Iterable[float]) -> int | None:
     sizes = [abs(value) for value in values if math.isfinite(value) and value]
     if all(size.is_integer() for size in sizes):
         return 0
-    places = max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(max(sizes))))
+    places = max(0, digits - 1 - math.floor(math.log10(max(sizes))))
     return places if round(min(sizes), places) else None
 
 
@@ -317,7 +317,7 @@ def decimals_of_columns(table: pd.DataFrame) -> dict[str, int | None]:
     return {str(name): decimals(values) for name, values in table.items() if is_float_dtype(values)}
 
 
-def number_text(places: int | None, value: float) -> str:
+def number_text(places: int | None, value: float, digits: int = SIGNIFICANT_DIGITS) -> str:
     """Return a number of a column with as many decimals as the others.
 
     Examples
@@ -327,4 +327,4 @@ def number_text(places: int | None, value: float) -> str:
     """
     if math.isnan(value):
         return "–"
-    return f"{value:.{SIGNIFICANT_DIGITS}g}" if places is None else f"{value:,.{places}f}"
+    return f"{value:.{digits}g}" if places is None else f"{value:,.{places}f}"

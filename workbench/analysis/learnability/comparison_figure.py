@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
+from workbench.core.result_columns import decimals, number_text
 
 if TYPE_CHECKING:
     from workbench.analysis.learnability.comparison import Cell, Column, Diffusability
@@ -21,6 +22,7 @@ ARROWS = {"higher": "↑ higher", "lower": "↓ lower"}
 TITLE_LETTERS = 10
 MAX_COLUMNS = 14  # of a block, whose titles then fit next to each other
 HOVER_LETTERS = 60
+CELL_DIGITS = 3  # of the largest value of a column
 ROW_HEIGHT_PX = 40
 HEADER_HEIGHT_PX = 56  # three lines of column titles
 GAP_PX = 24  # between blocks
@@ -161,7 +163,7 @@ def _draw_cells(
         yaxis=f"y{axis}",
         mode="markers+text",
         marker={"size": ROW_HEIGHT_PX - 8, "symbol": "square", "opacity": 0},
-        text=["–" if cell.is_missing else f"{cell.value:.3g}" for _, _, _, cell in entries],
+        text=[_text(column, cell.value) for _, _, column, cell in entries],
         textfont=font,
         name=name,
         meta=CELL_KIND,
@@ -174,14 +176,13 @@ def _draw_cells(
 def _draw_nulls(
     figure: go.Figure, result: Diffusability, columns: tuple[Column, ...], axis: str
 ) -> None:
-    nulls = [column.reference.null for column in columns]
     figure.add_scatter(
         x=list(range(len(columns))),
         y=[len(result.runs)] * len(columns),
         xaxis=f"x{axis}",
         yaxis=f"y{axis}",
         mode="text",
-        text=["–" if math.isnan(null) else f"<i>{null:.3g}</i>" for null in nulls],
+        text=[f"<i>{_text(column, column.reference.null)}</i>" for column in columns],
         textfont={"color": GRAY},
         hovertext=[
             f"{column.reference.null_case or 'no null value'}<br>{column.name}"
@@ -198,6 +199,12 @@ def _title(column: Column) -> str:
     title = "<br>".join(lines)
     arrow = "" if column.better is None else f"<br><b>{ARROWS[column.better]}</b>"
     return title + arrow
+
+
+def _text(column: Column, value: float) -> str:
+    """Return a value with as many decimals as the others of its column."""
+    values = [cell.value for cell in column.cells]
+    return number_text(decimals(values, CELL_DIGITS), value, CELL_DIGITS)
 
 
 def _hover(column: Column, cell: Cell) -> str:

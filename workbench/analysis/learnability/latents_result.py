@@ -1,5 +1,6 @@
 """The fields that results of measures of scaled latents share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workbench.analysis.perspectives import PerspectiveResult
@@ -36,6 +37,10 @@ class LatentsResult(PerspectiveResult):
     def subset(self) -> Subset | None:
         """The images that were measured, if they are not all."""
         return self.selection
+
+    def control_limits(self) -> Mapping[str, int]:
+        """Return the number of images."""
+        return {"max_images": self.of}
 
     def remarks(self) -> str:
         """Return sentences, after a space, on constant channels and on a subsample."""

@@ -160,15 +160,12 @@ def _metric_of(evidence: Evidence, metric: EffectMetric) -> float | None:
 
 
 def _distance(evidence: Evidence, metric: EffectMetric) -> float | None:
-    if evidence.features is None:
-        return None
-    if metric == "rfd" and evidence.reconstruction_features is not None:
-        return feature_distance(
-            held_out=evidence.features, reconstructions=evidence.reconstruction_features
-        )
-    arrays = (evidence.train_features, evidence.sample_features)
-    if metric == "gfd" and all(array is not None for array in arrays):
-        return feature_distance(training=evidence.train_features, samples=evidence.sample_features)
+    held_out, reconstructions = evidence.features, evidence.reconstruction_features
+    if metric == "rfd" and held_out is not None and reconstructions is not None:
+        return feature_distance(held_out=held_out, reconstructions=reconstructions)
+    training, samples = evidence.train_features, evidence.sample_features
+    if metric == "gfd" and training is not None and samples is not None:
+        return feature_distance(training=training, samples=samples)
     return None
 
 
