@@ -88,6 +88,9 @@ def test_remedy_of_collapse_is_the_command_of_the_recipe():
     run = collapsed_run(settings, recipe="vqvae-digits", changes=changes)
     finding = finding_of("TK013", run)
     assert "revive = 0" in finding.observation and "learn = gradient" in finding.observation
+    assert not any(
+        "`" in text for column in checks([run]).figure().data[0].cells.values for text in column
+    )
     assert (
         "workbench train vqvae-digits --out runs/collapsed-2 --learn ema --revive 0.1 --steps 300"
         in finding.advice

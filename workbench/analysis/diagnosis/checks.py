@@ -131,7 +131,7 @@ class Checks(Result):
         for check in displayed:
             if check.finding:
                 observations.append(check.finding.observation)
-                advice.append(check.finding.advice)
+                advice.append(check.finding.advice.replace("`", ""))  # cells have no code
             else:
                 observations.append(f"Rule: {check.rule}")
                 advice.append("–")
