@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range, Result
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 from workbench.storage.training_log import TrainingLog
 
@@ -86,7 +87,8 @@ class TrainingCurves(Result):
         """State the last loss of each run, its held-out loss and its use of the codebook."""
         sentences = [self._run_summary(run) for run in self.runs[:MAX_SUMMARIZED_RUNS]]
         if len(self.runs) > MAX_SUMMARIZED_RUNS:
-            sentences.append(f"The table has {len(self.runs) - MAX_SUMMARIZED_RUNS} more runs.")
+            rest = counted(len(self.runs) - MAX_SUMMARIZED_RUNS, "more run")
+            sentences.append(f"The table has {rest}.")
         return " ".join(sentences)
 
     def _run_summary(self, run: str) -> str:
