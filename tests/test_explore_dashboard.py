@@ -62,6 +62,14 @@ def test_lens_shows_two_runs_side_by_side(shared_page, trained):
     page.wait_for_url("**lens.row=1&lens.show=8&lens.stop=0*")
     assert f"{lens.image_grid.error[1, 0]:.4f}" in caption.text_content()
     assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in caption.text_content()
+    # Each error is below its picture.
+    picture, note = (
+        page.locator(".wb-lens canvas[role=img]").nth(2),
+        page.locator(".wb-lens .note").nth(1),
+    )
+    assert f"{lens.compared_grids[0].error[1, 0]:.4f}" in note.text_content()
+    above, below = picture.bounding_box(), note.bounding_box()
+    assert abs(above["x"] - below["x"]) < 2 and 0 <= below["y"] - above["y"] - above["height"] < 9
     page.keyboard.press(".")
     page.keyboard.press("f")
     page.keyboard.press("f")

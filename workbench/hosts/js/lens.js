@@ -36,6 +36,8 @@ const STYLE = `
 /* The color bar is below its picture without height, so that all pictures of a row are level. */
 .wb-lens .ramp { display: flex; gap: 6px; align-items: center; height: 15px; margin-bottom: -15px; font-size: 11px; }
 .wb-lens .ramp i { flex: 1; height: 8px; background: linear-gradient(to right, ${CIVIDIS.map((color) => `rgb(${color})`).join(", ")}); }
+.wb-lens .panels .note { margin: -32px 0 -14px; align-self: flex-start; } /* the gaps of two rows are above it */
+.wb-lens .told.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; white-space: nowrap; }
 .wb-lens .panels .break { flex-basis: 100%; height: 0; }
 .wb-lens .cell .count { display: block; opacity: .75; }
 .wb-lens .cell .count:empty { display: none; }
@@ -70,7 +72,8 @@ function render({ model, el, brush }) {
   const along = make("div", { className: "bar" }, root);
   const panels = make("div", { className: "panels" }, root);
   const stops = make("div", { className: "strip", ariaLabel: "stops" }, root);
-  const status = make("div", { className: "told" }, root);
+  // The notes as one text: on the screen unless they are below their pictures, and for screen readers in any case.
+  const status = make("div", { className: "told" }, root), remark = make("div", { className: "quiet" }, root);
   const probe = make("div", { className: "quiet probe", textContent: "\u00a0" }, root);
   make("div", { className: "quiet", textContent: KEYS }, root);
 
@@ -268,9 +271,18 @@ function render({ model, el, brush }) {
     if (view.mode === "side") {
       panel(data.against, (context, size) => blit(context, -1, size), 0);
       all.forEach((run) => panel(captionOf(run), (context, size) => blit(context, run, size), run, colorOf(run)));
-      if (many()) { // each difference is shown below its image
+      const style = `width:${side() * data.size[1] / Math.max(...data.size)}px`;
+      const beginRow = () => { // below the pictures of the runs, not below the original
         make("div", { className: "break" }, panels);
-        make("div", { style: `width:${side() * data.size[1] / Math.max(...data.size)}px` }, panels);
+        make("div", { style }, panels);
+      };
+      const writeNotes = () => {
+        beginRow();
+        all.forEach((run) => describe(run, make("div", { className: "note", style }, panels)));
+      };
+      if (many()) {
+        writeNotes();
+        beginRow();
       }
       all.forEach((run) => {
         const sheet = errors(run), caption = `difference × ${view.gain}`;
@@ -283,6 +295,7 @@ function render({ model, el, brush }) {
         make("i", {}, ramp);
         make("span", { textContent: `${Number((1 / view.gain).toPrecision(2))}` }, ramp);
       });
+      if (!many()) writeNotes();
     } else if (view.mode === "flip") {
       panel(flipped ? data.against : here, (context, size) => blit(context, flipped ? -1 : view.lead, size));
     } else {
@@ -307,15 +320,17 @@ function render({ model, el, brush }) {
     gainValue.textContent = ` ${view.gain}`;
     gainLabel.style.visibility = view.mode === "side" ? "visible" : "hidden";
     status.replaceChildren();
-    all.forEach((run) => {
-      const line = make("div", {}, status), of = run ? data.beside[run - 1] : data;
-      make("span", { textContent: `${run ? "" : `${data.rows[view.row]} · `}${captionOf(run)} · ${of.notes[view.row][stopOf(run)]} ` }, line);
-      const active = of.active?.[view.row][stopOf(run)];
-      if (!active) return;
-      const halting = make("span", { className: "halting", title: "Filled: a token that the decoder used." }, line);
-      [...active].forEach((digit) => make("i", { className: digit === "1" ? "on" : "" }, halting));
-    });
-    if (data.note) make("div", { className: "quiet", textContent: data.note }, status);
+    status.classList.toggle("unseen", view.mode === "side"); // the notes are below the pictures
+    all.forEach((run) => describe(run, make("div", {}, status), `${run ? "" : `${data.rows[view.row]} · `}${captionOf(run)} · `));
+    remark.textContent = data.note || "";
+  }
+
+  function describe(run, parent, start = "") { // the errors of a run, and the tokens that its decoder used
+    const of = run ? data.beside[run - 1] : data, active = of.active?.[view.row][stopOf(run)];
+    make("span", { textContent: `${start}${of.notes[view.row][stopOf(run)]} ` }, parent);
+    if (!active) return;
+    const halting = make("span", { className: "halting", title: "Filled: a token that the decoder used." }, parent);
+    [...active].forEach((digit) => make("i", { className: digit === "1" ? "on" : "" }, halting));
   }
 
   slider.oninput = () => change({ stop: Number(slider.value) });
