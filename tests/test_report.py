@@ -636,7 +636,7 @@ def test_run_name_with_markup_is_shown_as_text(trained, tmp_path, small_template
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        ({"rnu": "x"}, ["tokenizer.ipynb", "`rnu`", "Did you mean `run`"]),
+        ({"rnu": "x"}, ["`rnu` of the template tokenizer.", "Did you mean `run`"]),
         ({"run": "SOFT", "seed": "many"}, ["seed", "`many`"]),
         ({"run": "SOFT", "seed": 1000}, ["seed", "999", "`1000`"]),
         ({"run": "SOFT", "step": 1.5}, ["step", "1.5"]),

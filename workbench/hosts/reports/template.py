@@ -223,7 +223,7 @@ def check_parameters(template: Path, values: Mapping[str, Any]) -> dict[str, Any
     undeclared = {name: value for name, value in values.items() if name not in parameters}
     collector = next((p for p in parameters.values() if p.type is dict), None)
     if undeclared and collector is None:
-        within = f"of the template {template.name}"
+        within = f"of the template {template.stem}"
         raise unknown("parameter", next(iter(undeclared)), parameters, within=within)
     checked = {}
     for name, parameter in parameters.items():
