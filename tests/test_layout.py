@@ -171,6 +171,17 @@ def test_flat_validation_set_without_labels_is_noted(tmp_path):
     assert images.labels is None and len(images) == 10
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "val_labels.csv", "LOC_val_solution.csv"])
+def test_validation_folder_itself_takes_its_labels_from_a_file_in_it(name):
+    images = [f"v{i}.JPEG" for i in range(6)]
+    lines = [f"{image[:-5]},n0{1 + i % 2}" for i, image in enumerate(images)]
+    layout = layout_of(*images, texts={name: "\n".join(lines)})
+    assert layout.name == f"a plain folder with {name}" and not layout.ignored
+    assert classes_of(layout, "all") == ["n01", "n02"] * 3
+    with pytest.raises(UserError, match="no label for 1 of 6"):
+        layout_of(*images, texts={name: "\n".join(lines[1:])})
+
+
 def test_labels_file_gives_labels_of_the_training_classes(tmp_path):
     write_images(tmp_path, "train/n01", "train/n02", "val")
     lines = [f"{i}.png n0{1 + i % 2}" for i in range(10)]

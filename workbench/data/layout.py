@@ -264,6 +264,8 @@ class _LayoutFinder:
         part = self._part(prefix)
         if part.has_classes:
             self._check_no_hidden_splits(prefix, occupied)
+        elif part.files:
+            part = self._with_labels_file(prefix, "", part, None)
         return self._layout(part.pattern, hold_out(part.files), part.notes, [])
 
     def _check_no_hidden_splits(self, prefix: str, classes: Sequence[str]) -> None:
@@ -331,14 +333,17 @@ class _LayoutFinder:
     def _with_labels_file(
         self, prefix: str, folder: str, part: _Part, train: _Part | None
     ) -> _Part:
-        """Return a flat part with the classes of a file with labels, if there is one."""
+        """Return a flat part with the classes of a file with labels, if there is one.
+
+        The folder is that of a split, or empty if the images are those of the whole source.
+        """
         label_files = [
             name for name in self.listing.other_files if _is_labels_file(name, prefix, folder)
         ]
         if len(label_files) > 1:
             raise UserError(
                 f"{self.source} has {_listed(label_files)}, which may all contain the labels of"
-                f" {prefix}{folder}/; keep one of them."
+                f" {f'{prefix}{folder}/' if folder else 'its images'}; keep one of them."
             )
         if not label_files:
             if train is not None:
@@ -451,9 +456,11 @@ def _is_labels_file(name: str, prefix: str, folder: str) -> bool:
     if path.suffix.lower() not in LABEL_EXTENSIONS:
         return False
     stem = path.stem.lower()
-    split = folder.lower()
+    # A source without splits may be the validation folder itself.
+    split = folder.lower() or "val"
     parent = f"{path.parent}/" if str(path.parent) != "." else ""
-    stems = {f"{split}_labels", f"{split}_annotations", f"loc_{split}_solution", split}
+    own_name = folder.lower() or "labels"
+    stems = {f"{split}_labels", f"{split}_annotations", f"loc_{split}_solution", own_name}
     if split.startswith("val"):
         stems.add("imagenet_2012_validation_synset_labels")
     if parent == f"{prefix}{folder}/":
