@@ -88,22 +88,6 @@ def get(name: str) -> Callable[..., Any]:
     return functions[name]
 
 
-def name_of(result: type) -> str:
-    """Return the name of the analysis that returns a type of result; empty if none does.
-
-    Examples
-    --------
-    >>> from workbench.analysis.diagnosis.checks import Checks
-    >>> name_of(Checks)
-    'checks'
-    """
-    functions = _analyses_of_module(importlib.import_module(result.__module__))
-    names = (
-        name for name, f in functions.items() if inspect.signature(f).return_annotation is result
-    )
-    return next(names, "")
-
-
 def __getattr__(name: str) -> Callable[..., Any]:
     # Python looks up an attribute before it imports a submodule of that name.
     if name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is not None:

@@ -14,7 +14,9 @@ Hosts read the signature, so an analysis needs no registration.
 
 import copy
 import importlib
+import inspect
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,10 +199,16 @@ class Result(ABC):
         return f"<details><summary>table</summary>{text}</details>"
 
     def analysis_name(self) -> str:
-        """Return the name of the analysis that returns such a result."""
-        from workbench.analysis import name_of
-
-        return name_of(type(self))
+        """Return the name of the analysis that returns such a result; empty if none does."""
+        functions = inspect.getmembers(sys.modules[type(self).__module__], inspect.isfunction)
+        names = (
+            name
+            for name, function in functions
+            if function.__module__ == type(self).__module__
+            and not name.startswith("_")
+            and inspect.signature(function).return_annotation is type(self)
+        )
+        return next(names, "")
 
     def _ipython_display_(self) -> None:
         """Display the figure, the summary and the table in a notebook."""
