@@ -14,6 +14,7 @@ from skimage.measure import points_in_poly
 from skimage.metrics import peak_signal_noise_ratio
 
 import workbench as wb
+from workbench.analysis.plotting.run_colors import RUN_COLORS
 from workbench.analysis.plotting.style import apply_theme
 from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.image_url import png_url
@@ -207,9 +208,22 @@ def test_grid_of_points_has_16_bit_precision():
 
 def test_a_run_has_one_color_in_a_notebook(trained):
     runs = [trained / "soft-4", trained / "soft-2"]
-    colors = wb.compare(*runs).workspace.run_colors
+    colors = wb.open(trained).workspace.run_colors
+    assert wb.compare(*runs).workspace.run_colors == colors
     assert wb.lens(*runs).run_colors == wb.lens(*reversed(runs)).run_colors == colors
-    assert wb.watch(runs[1]).model.run_colors == wb.open(trained).workspace.run_colors
+    assert wb.watch(runs[1]).model.run_colors == colors
+
+
+def test_runs_of_one_color_in_their_folder_have_two_where_they_are_shown_together(
+    trained, tmp_path
+):
+    for index in range(len(RUN_COLORS) + 1):
+        shutil.copytree(trained / "soft-2", tmp_path / f"run-{index}")
+    first, last = tmp_path / "run-0", tmp_path / f"run-{len(RUN_COLORS)}"
+    every = wb.open(tmp_path).workspace.run_colors
+    assert every["run-0"] == every[last.name]
+    assert len(set(wb.compare(first, last).workspace.run_colors.values())) == 2
+    assert wb.lens(first, tmp_path / "run-3").run_colors == every
 
 
 def test_colors_of_a_map_follow_its_controls(trained):

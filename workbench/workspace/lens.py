@@ -23,7 +23,7 @@ from workbench.storage.run import Run
 from workbench.workspace import display
 from workbench.workspace.image_selection import require_images
 from workbench.workspace.lens_data import comparison_data, lens_figure, module_data
-from workbench.workspace.run_colors import colors_by_age
+from workbench.workspace.run_colors import colors_of_named
 
 if TYPE_CHECKING:  # the module needs torch
     from workbench.explore.loaded_run import LoadedRun
@@ -165,7 +165,7 @@ class Lens:
     ) -> None:
         self.runs = list(runs)
         # A workspace replaces them by the colors of all its runs.
-        self.run_colors: Mapping[str, str] = colors_by_age(self.runs)
+        self.run_colors: Mapping[str, str] = colors_of_named(self.runs)
         self._trust = tuple(trust)
         # Loaded models, by the number of the run and the step.
         self._models: dict[tuple[int, int | None], LoadedRun | None] = {}

@@ -35,7 +35,7 @@ from workbench.storage.run import Run
 from workbench.storage.run_search import find_runs
 from workbench.storage.training_log import TrainingLog, log_key
 from workbench.workspace.controls import coerce_controls
-from workbench.workspace.run_colors import colors_by_age
+from workbench.workspace.run_colors import colors_among
 from workbench.workspace.view_state import ViewState
 
 MAX_CACHED_RESULTS = 64
@@ -97,7 +97,7 @@ class Workspace:
     @property
     def run_colors(self) -> dict[str, str]:
         """The color of each run. A new run does not change those of the others."""
-        return colors_by_age(self.runs.values())
+        return colors_among(self.runs.values(), self.folder_runs.values())
 
     def refuse(self, name: str, reason: str) -> None:
         """Move a run that can no longer be read to the refused ones."""

@@ -26,9 +26,8 @@ from workbench.core.html_templates import render_text
 from workbench.hosts.notebook.control_widgets import LABEL_STYLE, ROW_LAYOUT
 from workbench.hosts.notebook.static_fallback import display_with_fallback
 from workbench.storage.run import Run
-from workbench.storage.run_search import find_runs
 from workbench.workspace.live import MAX_SMOOTHING, LiveModel
-from workbench.workspace.run_colors import colors_by_age
+from workbench.workspace.run_colors import colors_of_named
 
 BAR_LAYOUT = {**ROW_LAYOUT, "align_items": "center"}
 HIDDEN_INTERVAL_S = 10.0  # between two refreshes while the widgets are not visible
@@ -87,8 +86,7 @@ def watch(
     model = LiveModel(
         _open(run), compare_with=compared_runs, x=x, log=log, smoothing=smoothing, step=step
     )
-    # As in the analyses of all runs of the folder.
-    model.run_colors = colors_by_age(find_runs(model.run.folder.absolute().parent)[0])
+    model.run_colors = colors_of_named([model.run, *compared_runs])
     return Watch(model)
 
 
