@@ -288,4 +288,5 @@ def test_death_of_a_process_stops_the_others_with_a_sentence(tmp_path):
         )
         assert dying.wait() == 1
     assert survivor.returncode == 1 and "Traceback" not in survivor.stderr
+    assert "Another process of this collection has ended" in survivor.stderr
     assert not (run / "evidence" / "step-000004" / "mse.npy").exists()

@@ -45,7 +45,7 @@ def test_inception_gives_fid_sfid_and_scores_with_a_protocol(run, inception, tmp
         run,
         limit=10,
         reference=tmp_path / "VIRTUAL_small.npz",
-        only=["features", "reconstruction_features", "reference"],
+        only=["features", "reconstruction_features"],
     )
     assert evidence.feature_extractor == "inception"
     assert "Inception-v3" in evidence.feature_extractor_reason
@@ -98,7 +98,7 @@ def test_reference_of_another_network_is_refused(run, tmp_path):
         adm.ReferenceStatistics(Moments(np.zeros(2048), np.eye(2048), None), None),
     )
     with pytest.raises(UserError, match="2,048"):
-        collect(run, limit=10, reference=tmp_path / "inception.npz", only=["reference"])
+        collect(run, limit=10, reference=tmp_path / "inception.npz", only=["features"])
 
 
 def test_reconstruction_reports_collected_similarities():

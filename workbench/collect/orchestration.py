@@ -178,8 +178,13 @@ class _Collection:
         self.options = options
         self.step = step
         self.processes = processes
+        # A reference that the user names is read, also if --only names other collectors.
+        named_reference = () if options.reference is None else ("reference",)
         self.collectors = select_collectors(
-            kind, only=options.only, skip=options.skip, also=options.also
+            kind,
+            only=options.only,
+            skip=options.skip,
+            also=(*options.also, *named_reference),
         )
         self.network = choose_feature_extractor(options.feature_extractor)
         self.tokenizer = models.tokenizer.to(processes.device)
