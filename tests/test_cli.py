@@ -34,6 +34,7 @@ TINY = [
 COMMANDS = (
     "train",
     "collect",
+    "adm-batch",
     "evaluate",
     "report",
     "sweep",

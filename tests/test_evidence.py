@@ -21,13 +21,14 @@ from workbench.analysis.codebook.usage import codebook_usage
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
 from workbench.collect import collect, load_images
+from workbench.collect.adm_batch import write_adm_batch
 from workbench.collect.collectors import prefixes
 from workbench.collect.ssim import ssim as torch_ssim
-from workbench.core.errors import NotApplicable, RunError
+from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.core.progress import progress_listener
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
-from workbench.storage import evidence_files
+from workbench.storage import adm, evidence_files
 from workbench.storage.evidence import ARRAYS, Evidence, kwargs_for
 from workbench.storage.files import load_array
 from workbench.storage.run import Run
@@ -493,3 +494,19 @@ def test_same_seed_gives_the_same_samples(runs):
     )
     assert first.shape == (20, 8, 8, 1) and (first == same).all() and not (first == other).all()
     assert collect(flow, step=30, limit=3).sample_labels.tolist() == [0, 1, 2]
+
+
+def test_batch_for_adm_has_all_samples_or_all_reconstructions(runs, soft, tmp_path):
+    flow = Run(runs / "flow")
+    evidence = collect(flow, step=30, samples=23, limit=30, only=["samples"])
+    assert np.bincount(evidence.sample_labels).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert write_adm_batch(flow, tmp_path / "samples.npz", step=30) == 23
+    samples = np.concatenate(list(adm.read_images(tmp_path / "samples.npz")))
+    assert (samples == np.repeat(evidence.samples, 3, axis=-1)).all()
+    collect(soft, step=30, limit=40, pictures=20, only=["encoding"])
+    with pytest.raises(UserError, match="--pictures 40"):
+        write_adm_batch(soft, tmp_path / "soft.npz", step=30)
+    evidence = collect(soft, step=30, limit=40, only=["encoding"])
+    assert write_adm_batch(soft, tmp_path / "soft.npz", step=30) == 40
+    with np.load(tmp_path / "soft.npz") as batch:
+        assert (batch["arr_0"][..., :1] == evidence.reconstructions).all()

@@ -11,6 +11,7 @@ from workbench.cli.options import (
     Guidance,
     ImageSide,
     Limit,
+    NumSamples,
     OnlyCollectors,
     OptionalLimit,
     PicturesOption,
@@ -28,6 +29,7 @@ def collect(
     step: CheckpointStep = None,
     limit: Limit = 2000,
     pictures: PicturesOption = 2000,
+    samples: NumSamples = None,
     guidance: Guidance = 2.0,
     feature_extractor: FeatureExtractorName = "auto",
     reference: ReferenceFile = None,
@@ -63,6 +65,7 @@ def collect(
                 step=step,
                 limit=limit,
                 pictures=pictures,
+                samples=samples,
                 guidance=guidance,
                 feature_extractor=feature_extractor,
                 reference=reference,
@@ -163,8 +166,28 @@ def export(
         )
 
 
+def adm_batch(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="The .npz file to write.", dir_okay=False)],
+    step: CheckpointStep = None,
+) -> None:
+    """Write samples or reconstructions as a batch (arr_0) for the evaluator of ADM.
+
+    A generator gives the samples of its evidence, a tokenizer the reconstructions.
+
+    \b
+    workbench collect runs/sit --samples 50000
+    workbench adm-batch runs/sit --out samples.npz
+    """
+    from workbench.collect.adm_batch import write_adm_batch
+
+    count = write_adm_batch(run, out, step=step)
+    echo(f"Wrote {count:,} images to {out}.")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(collect)
     app.command()(statistics)
     app.command()(export)
+    app.command()(adm_batch)

@@ -43,6 +43,14 @@ PicturesOption = Annotated[
         help="Number of images whose pictures are stored; statistics use all images.", min=1
     ),
 ]
+NumSamples = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of samples of a generator; by default 64 per class, and 640 or more if the"
+        " limit allows.",
+        min=1,
+    ),
+]
 ImageSide = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Height and width of the images, as in 256 or 128x256."),

@@ -21,6 +21,7 @@ class CollectOptions:
 
     limit: int = 2000
     pictures: int = MAX_PICTURES
+    samples: int | None = None
     seed: int = 0
     guidance: float = 2.0
     feature_extractor: str = AUTO
@@ -31,7 +32,7 @@ class CollectOptions:
     trust: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("limit", "pictures"):
+        for name in ("limit", "pictures", "samples"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}.")

@@ -31,6 +31,7 @@ def collect(
     step: int | None = None,
     limit: int = 2000,
     pictures: int = MAX_PICTURES,
+    samples: int | None = None,
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = AUTO,
@@ -55,11 +56,13 @@ def collect(
     step : int, optional
         Training step of the checkpoint; None uses the last one.
     limit : int
-        Maximum number of held-out images, of training images and of samples. A generator draws at
-        most 64 samples per class.
+        Maximum number of held-out images and of training images, and of samples without `samples`.
     pictures : int
         Maximum number of held-out images whose pictures and reconstructions are stored. They are
         stratified by class, and come first. All images contribute numbers.
+    samples : int, optional
+        Number of samples of a generator, equally many of every class. By default 64 per class, or
+        640 in all if those are more, but at most `limit`.
     seed : int
         Seed of all random choices.
     guidance : float
@@ -96,6 +99,7 @@ def collect(
     options = CollectOptions(
         limit=limit,
         pictures=pictures,
+        samples=samples,
         seed=seed,
         guidance=guidance,
         feature_extractor=feature_extractor,
@@ -247,7 +251,8 @@ class _Collection:
         generator = self.models.generator
         labels = torch.zeros(0, dtype=torch.long)
         if generator is not None:
-            labels = sample_labels(generator.config.classes, self.options.limit)
+            options = self.options
+            labels = sample_labels(generator.config.classes, options.limit, options.samples)
         return SampleLabels(labels, self.options.seed)
 
     def _guidance(self) -> float:

@@ -76,14 +76,20 @@ def draw_samples(
     return decode_samples(tokenizer, tokens)
 
 
-def sample_labels(classes: int, limit: int) -> Tensor:
+def sample_labels(classes: int, limit: int, count: int | None = None) -> Tensor:
     """Return the classes of samples: equally many of every class, at most `limit` in all.
+
+    With a `count`, it is their number, and the first classes may have one more than the others.
 
     Examples
     --------
     >>> sample_labels(3, 7).tolist()
     [0, 0, 1, 1, 2, 2]
+    >>> sample_labels(3, 7, count=4).tolist()
+    [0, 0, 1, 2]
     """
+    if count is not None:
+        return torch.arange(count).remainder(classes).sort().values
     per_class = max(MAX_SAMPLES_PER_CLASS, MIN_SAMPLES // classes)
     per_class = max(1, min(per_class, limit // classes))
     return torch.arange(classes).repeat_interleave(per_class)[:limit]

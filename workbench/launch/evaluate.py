@@ -37,6 +37,7 @@ def evaluate(
     value_range: tuple[float, float] | str | None = None,
     limit: int = 2000,
     pictures: int = 2000,
+    samples: int | None = None,
     seed: int = 0,
     guidance: float = 2.0,
     feature_extractor: str = "auto",
@@ -82,6 +83,8 @@ def evaluate(
         Largest number of images or samples.
     pictures : int
         Largest number of images whose pictures are stored; all images contribute numbers.
+    samples : int, optional
+        Number of samples of a generator; see `workbench.collect.collect`.
     seed : int
         Seed of all random choices, also of samples of the posterior.
     guidance : float
@@ -153,6 +156,7 @@ def evaluate(
     collect_options = CollectOptions(
         limit=limit,
         pictures=pictures,
+        samples=samples,
         seed=seed,
         guidance=guidance,
         feature_extractor=feature_extractor,

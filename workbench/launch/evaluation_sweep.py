@@ -28,6 +28,7 @@ ARGUMENT_TYPES: Mapping[str, Any] = {
     "side": Side | None,
     "limit": int,
     "pictures": int,
+    "samples": int,
     "seed": int,
     "guidance": float,
     "only": list[str],
