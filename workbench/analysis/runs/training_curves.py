@@ -144,7 +144,7 @@ def training_curves(
     --------
     >>> log = TrainingLog(run="a", records=({"step": 10, "pixel": 0.5}, {"step": 20, "pixel": 0.4}))
     >>> training_curves([log]).summary()
-    'a: after 20 steps the loss is 0.4.'
+    'a: after 20 steps the loss is 0.400.'
     """
     logs = [item for item in training_logs if item.terms]
     if not logs:
