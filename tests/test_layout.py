@@ -182,6 +182,13 @@ def test_validation_folder_itself_takes_its_labels_from_a_file_in_it(name):
         layout_of(*images, texts={name: "\n".join(lines[1:])})
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "val/labels.txt"])
+def test_only_split_takes_its_labels_also_from_a_file_next_to_it(name):
+    layout = layout_of(*FLAT, texts={name: "n02\nn01\nn02\n"})
+    assert classes_of(layout, "test") == ["n02", "n01", "n02"] and layout.ignored == {}
+    assert classes_of(layout_of(*TRAIN, *FLAT, texts={"labels.txt": ""}), "test") == [None] * 3
+
+
 def test_labels_file_gives_labels_of_the_training_classes(tmp_path):
     write_images(tmp_path, "train/n01", "train/n02", "val")
     lines = [f"{i}.png n0{1 + i % 2}" for i in range(10)]

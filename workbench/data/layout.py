@@ -338,7 +338,9 @@ class _LayoutFinder:
         The folder is that of a split, or empty if the images are those of the whole source.
         """
         label_files = [
-            name for name in self.listing.other_files if _is_labels_file(name, prefix, folder)
+            name
+            for name in self.listing.other_files
+            if _is_labels_file(name, prefix, folder, is_only_split=train is None)
         ]
         if len(label_files) > 1:
             raise UserError(
@@ -450,7 +452,7 @@ def _split_line(line: str) -> list[str]:
     return [field for field in fields if field]
 
 
-def _is_labels_file(name: str, prefix: str, folder: str) -> bool:
+def _is_labels_file(name: str, prefix: str, folder: str, *, is_only_split: bool) -> bool:
     """Return True for names of files that contain the labels of a split."""
     path = PurePosixPath(name)
     if path.suffix.lower() not in LABEL_EXTENSIONS:
@@ -463,7 +465,7 @@ def _is_labels_file(name: str, prefix: str, folder: str) -> bool:
     stems = {f"{split}_labels", f"{split}_annotations", f"loc_{split}_solution", own_name}
     if split.startswith("val"):
         stems.add("imagenet_2012_validation_synset_labels")
-    if parent == f"{prefix}{folder}/":
+    if parent == f"{prefix}{folder}/" or (parent == prefix and is_only_split):
         return stem in stems | {"labels"}
     return parent == prefix and stem in stems
 
