@@ -204,8 +204,14 @@ class LiveTab:
     def _show_commands(self, model: LiveModel) -> None:
         if not self.buttons:
             # Without the description: the tooltip of a button would replace its accessible name.
+            # Disabled from the beginning: a page may lose a change of a button that it still draws.
             self.buttons = {
-                command.name: pmui.Button(label=command.label, variant="outlined", size="small")
+                command.name: pmui.Button(
+                    label=command.label,
+                    variant="outlined",
+                    size="small",
+                    disabled=not model.accepts_commands,
+                )
                 for command in model.commands
             }
             for name, button in self.buttons.items():
