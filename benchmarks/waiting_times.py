@@ -40,14 +40,16 @@ ENDS_AT = """(number) => {
 }"""
 
 
-class Stopwatch:
-    """Prints how long each wait took."""
+def measure(name: str, wait: Callable[[], object]) -> None:
+    """Run a function, and print its time."""
+    start = time.perf_counter()
+    wait()
+    print_time(name, start)
 
-    def time(self, name: str, wait: Callable[[], object]) -> None:
-        """Run a function, and print its time."""
-        start = time.perf_counter()
-        wait()
-        print(f"{name:44} {time.perf_counter() - start:8.2f}", flush=True)
+
+def print_time(name: str, start: float) -> None:
+    """Print the seconds since a start."""
+    print(f"{name:44} {time.perf_counter() - start:8.2f}", flush=True)
 
 
 def copy_runs(runs: Path, folder: Path) -> None:
@@ -70,7 +72,7 @@ def figure(page: Page) -> Locator:
     return page.locator(".js-plotly-plot:visible .main-svg").first
 
 
-def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
+def measure_dashboard(browser: Browser, runs: Path) -> None:
     """Measure the pages of a dashboard of a few runs."""
     names = [path.name for path in sorted(runs.iterdir()) if (path / "config.json").exists()]
     every = "&".join(f"run={name}" for name in names)
@@ -81,12 +83,11 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
         start = time.perf_counter()
         page.goto(f"{address}/?{every}&tab=overview", wait_until="commit")
         page.get_by_text("Overview", exact=True).first.wait_for()
-        print(f"{'dashboard: text and structure':44} {time.perf_counter() - start:8.2f}")
+        print_time("dashboard: text and structure", start)
         page.locator(".wb-decision").first.wait_for()
-        print(f"{'dashboard: decision':44} {time.perf_counter() - start:8.2f}")
+        print_time("dashboard: decision", start)
         page.get_by_text(re.compile("checks passed")).first.wait_for()
-        seconds = time.perf_counter() - start
-        print(f"{f'dashboard: first checks, {len(names)} runs':44} {seconds:8.2f}", flush=True)
+        print_time(f"dashboard: first checks, {len(names)} runs", start)
 
         def open_view(search: str, shown: Locator) -> Callable[[], None]:
             def wait() -> None:
@@ -101,7 +102,7 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
         page.evaluate(PUSH, usage)
         page.get_by_text(re.compile("Metrics compared|comparison of metrics")).first.wait_for()
         budget = f"run={tokenizer}&analysis=token_budget"
-        watch.time("tab change, cached", open_view(budget, figure(page)))
+        measure("tab change, cached", open_view(budget, figure(page)))
         modes = f"run={tokenizer}&analysis=mixture_modes"
 
         def count_modes(number: int) -> Callable[[], None]:
@@ -111,8 +112,8 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
 
             return wait
 
-        watch.time("mixture modes, first time", count_modes(24))
-        watch.time("mixture modes, one slider step", count_modes(23))
+        measure("mixture modes, first time", count_modes(24))
+        measure("mixture modes, one slider step", count_modes(23))
         page.evaluate(PUSH, f"run={tokenizer}&tab=codes")
         cells = page.locator(".wb-codes .cells canvas")
         cells.wait_for()
@@ -122,7 +123,7 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
             cells.click(position={"x": 5, "y": 5})
             selected.first.wait_for()
 
-        watch.time("click a code: its images are selected", click_code)
+        measure("click a code: its images are selected", click_code)
         page.get_by_role("button", name="clear", exact=True).click()
         page.get_by_text("Nothing is selected").locator("visible=true").wait_for()
 
@@ -132,7 +133,7 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
             field.press("Enter")
             selected.first.wait_for()
 
-        watch.time("condition: its images are selected", type_condition)
+        measure("condition: its images are selected", type_condition)
         for view in (
             f"run={tokenizer}&tab=codes",
             f"run={tokenizer}&analysis=codebook_usage",
@@ -143,15 +144,16 @@ def measure_dashboard(browser: Browser, runs: Path, watch: Stopwatch) -> None:
             page.wait_for_timeout(3000)
             page.keyboard.press("r")
             page.wait_for_timeout(500)
-        page.get_by_role("button", name="Write report").locator("visible=true").click()
-        watch.time(
-            "write a report of four views",
-            lambda: page.get_by_role("link", name=re.compile(r"views-.*\.html")).first.wait_for(),
-        )
+
+        def write_views() -> None:
+            page.get_by_role("button", name="Write report").locator("visible=true").click()
+            page.get_by_role("link", name=re.compile(r"views-.*\.html")).first.wait_for()
+
+        measure("write a report of four views", write_views)
         page.close()
 
 
-def measure_many_runs(browser: Browser, folder: Path, watch: Stopwatch) -> None:
+def measure_many_runs(browser: Browser, folder: Path) -> None:
     """Measure a dashboard of many runs."""
     with served(folder) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -172,22 +174,22 @@ def measure_many_runs(browser: Browser, folder: Path, watch: Stopwatch) -> None:
             computing.first.wait_for()
             expect(computing).to_have_count(0)
 
-        watch.time(f"{NUM_COPIES} runs: start", start)
-        watch.time(f"{NUM_COPIES} runs: select all", select_all)
+        measure(f"{NUM_COPIES} runs: start", start)
+        measure(f"{NUM_COPIES} runs: select all", select_all)
         page.close()
 
 
-def measure_report(browser: Browser, report: Path, watch: Stopwatch) -> None:
+def measure_report(browser: Browser, report: Path) -> None:
     """Measure how long a page of a report takes to open."""
     megabytes = report.stat().st_size / 1e6
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    watch.time(
+    measure(
         f"report of {megabytes:.1f} MB: heading",
         lambda: (page.goto(report.as_uri(), wait_until="commit"), page.locator("h1").wait_for()),
     )
     page.close()
     page = browser.new_page(viewport={"width": 1400, "height": 900})
-    watch.time(
+    measure(
         f"report of {megabytes:.1f} MB: loaded",
         lambda: page.goto(report.as_uri(), wait_until="load"),
     )
@@ -206,7 +208,6 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="the runs of make demo")
     parser.add_argument("--templates", action="store_true", help="also measure the templates")
     options = parser.parse_args()
-    watch = Stopwatch()
     expect.set_options(timeout=TIMEOUT_MS)
     program = next(filter(None, map(shutil.which, BROWSERS)))
     scratch_folder: AbstractContextManager[str] = tempfile.TemporaryDirectory(
@@ -217,20 +218,20 @@ def main() -> None:
         folder, many, report = (Path(scratch) / name for name in ("runs", "many", "report.html"))
         copy_runs(options.runs.resolve(), folder)
         copy_many(folder, many)
-        measure_dashboard(browser, folder, watch)
-        measure_many_runs(browser, many, watch)
+        measure_dashboard(browser, folder)
+        measure_many_runs(browser, many)
         shutil.rmtree(folder)
         copy_runs(options.runs.resolve(), folder)  # without results again
         tokenizer, other = folder / "softvq-16", folder / "vqvae-16"
         both = ("--run", str(tokenizer), "--compare-with", str(other))
-        watch.time("report comparison", write_report("comparison", report, *both))
+        measure("report comparison", write_report("comparison", report, *both))
         if options.templates:
             run = ("--run", str(tokenizer))
             generator = ("--run", str(folder / "sit-softvq-16"))
-            watch.time("report generator", write_report("generator", report, *generator))
-            watch.time("report codebook", write_report("codebook", report, *run))
-            watch.time("report tokenizer", write_report("tokenizer", report, *run))
-        measure_report(browser, report, watch)
+            measure("report generator", write_report("generator", report, *generator))
+            measure("report codebook", write_report("codebook", report, *run))
+            measure("report tokenizer", write_report("tokenizer", report, *run))
+        measure_report(browser, report)
         browser.close()
 
 
