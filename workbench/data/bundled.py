@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
+from cachetools import LRUCache, cached
 
 from workbench.core.errors import UserError
 from workbench.core.image_size import AnySide, ImageSize
@@ -54,6 +56,7 @@ MIN_BRIGHTNESS = 16  # mean of 255; darker windows are empty space
 DIGITS_FILE = "datasets/data/digits.csv.gz"
 DIGITS_SIDE, PHOTOS_SIDE = 8, 32  # pixels
 TEST_DIGITS_ONE_IN = 5
+CACHE_BYTES = 64 << 20  # of windows; those of both splits at side 32 need 22 MB
 
 
 def package_file(package: str, path: str) -> Path:
@@ -160,7 +163,20 @@ def photos(split: str, side: AnySide | None = None) -> ImageSet:
     side : int, str or pair of int, optional
         Height and width in pixels; 32 by default. See `ImageSize.of`.
     """
-    size = ImageSize.of(side or PHOTOS_SIDE)
+    pixels, labels = _windows(split, ImageSize.of(side or PHOTOS_SIDE))
+    return ImageSet(
+        pixels=pixels.copy(),
+        labels=labels.copy(),
+        names=tuple(PHOTOGRAPHS),
+        source="photos",
+        split=split,
+    )
+
+
+# A training and its evaluation need the same windows several times.
+@cached(LRUCache(CACHE_BYTES, getsizeof=lambda windows: windows[0].nbytes), lock=Lock())
+def _windows(split: str, size: ImageSize) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels and labels of all windows of a split."""
     random = np.random.default_rng(0)
     windows = []
     for name in PHOTOGRAPHS:
@@ -173,13 +189,7 @@ def photos(split: str, side: AnySide | None = None) -> ImageSet:
         windows.append(np.moveaxis(every_window[y, x], 1, -1))
     labels = np.repeat(np.arange(len(windows)), [len(part) for part in windows])
     order = random.permutation(len(labels))
-    return ImageSet(
-        pixels=np.concatenate(windows)[order],
-        labels=labels[order],
-        names=tuple(PHOTOGRAPHS),
-        source="photos",
-        split=split,
-    )
+    return np.concatenate(windows)[order], labels[order]
 
 
 def read_photograph(name: str, side: int) -> np.ndarray:
