@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from jaxtyping import install_import_hook
 
-from workbench.hosts.reports.deferred_grammars import defer_grammars
+import workbench.hosts  # noqa: F401  before test files import nbformat
 
 # Packages whose array shapes are checked at run time.
 CHECKED = [
@@ -39,7 +39,6 @@ sys.dont_write_bytecode = False
 # Test processes outnumber the cores: more than one thread each would wait for each other.
 torch.set_num_threads(1)
 hook = install_import_hook([f"workbench.{package}" for package in CHECKED], "typecheck.checker")
-defer_grammars()  # before test files import nbformat
 
 # Files that take longest. They start first, so that no worker is left with one at the end.
 LONGEST_FIRST = [

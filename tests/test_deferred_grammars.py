@@ -5,8 +5,8 @@ import sys
 
 IMPORT_AND_CHECK = """
 import sys
-from workbench.hosts.reports.deferred_grammars import GRAMMARS, defer_grammars
-defer_grammars()
+from workbench.hosts.deferred_grammars import GRAMMARS
+import workbench.hosts.notebook.explorer
 import nbformat
 from jsonschema import Draft7Validator
 assert f"{GRAMMARS}.syntax_helpers" not in sys.modules

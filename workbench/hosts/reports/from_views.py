@@ -11,7 +11,6 @@ from workbench.analysis.base import Result
 from workbench.core.errors import RunError, UserError
 from workbench.core.glossary import analysis_title
 from workbench.core.progress import track
-from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.manifest import build_manifest, section_entries
 from workbench.hosts.reports.own_text import markdown_html
 from workbench.hosts.reports.rendering import render
@@ -82,7 +81,6 @@ def views_report(
     UserError
         If there is no view, or if a view names a run, tab or analysis that does not exist.
     """
-    defer_grammars()
     import nbformat
 
     start = time.perf_counter()

@@ -14,7 +14,6 @@ from workbench.analysis.plotting.style import TOOLBAR_COLORS
 from workbench.core.errors import UserError
 from workbench.core.glossary import group_title
 from workbench.hosts.js import dark_figures, source
-from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.rendering import TEMPLATE_FOLDER, asset, render
 from workbench.hosts.reports.sections import METADATA_KEY, headings_in
 
@@ -78,7 +77,6 @@ def to_html(
     UserError
         If the page is too large even without figures.
     """
-    defer_grammars()
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import UserError
-from workbench.hosts.reports.deferred_grammars import defer_grammars
 from workbench.hosts.reports.from_views import views_report
 from workbench.hosts.reports.header import (
     conclusion_html,
@@ -91,7 +90,6 @@ def report(
     """
     if template == "views":
         return _write(views_report(out, **parameters))
-    defer_grammars()
     import papermill  # noqa: F401  a missing package is reported before anything else
 
     start = time.perf_counter()

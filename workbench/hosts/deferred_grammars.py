@@ -1,8 +1,8 @@
 """Import of notebook packages without grammars that notebooks do not use.
 
-nbformat, nbconvert and papermill import jsonschema. For the formats `iri` and `iri-reference` it
-imports rfc3987_syntax, which compiles 38 grammars when it is imported. That takes longer than
-importing all these packages.
+nbformat, nbconvert, papermill and Plotly's widgets import jsonschema. For the formats `iri` and
+`iri-reference` it imports rfc3987_syntax, which compiles 38 grammars when it is imported. That
+takes longer than importing all these packages.
 """
 
 import sys
