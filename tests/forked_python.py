@@ -10,14 +10,17 @@ import os
 import socket
 import sys
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 IMPORTED = [
     "accelerate",
+    "dask.distributed",
     "ipykernel.kernelapp",
     "pandas",
     "plotly.graph_objects",
     "torch._dynamo",  # imported by every optimizer
+    "umap",
     "workbench.analysis",
     "workbench.collect",
     "workbench.generators",
@@ -26,6 +29,13 @@ IMPORTED = [
     "workbench.tokenizers.softvq",
     "workbench.training",
 ]
+
+
+def fork_server() -> ForkServerContext:
+    """Return the context of the process that has imported the packages and is forked."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 class ForkedPython:
@@ -50,8 +60,7 @@ class ForkedPython:
         folder: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
+        context = fork_server()
         stdin, write_end = context.Pipe(duplex=False)
         read_end, stdout = context.Pipe(duplex=False)
         command = (stdin, stdout, folder or Path.cwd(), environment or {}, code, arguments)

@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from dask.distributed import Client
+from forked_workers import forked_workers
 from template import OPEN, template
 from waiting import wait_for
 
@@ -141,8 +143,16 @@ def test_sweep_needs_a_grid_or_a_list(source, tmp_path):
 # Results
 
 
+@pytest.fixture
+def fast_workers() -> Iterator[None]:
+    """Fork the Dask workers of a test."""
+    with forked_workers():
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.kernel
+@pytest.mark.usefixtures("fast_workers")
 def test_sweep_compares_runs_and_skips_complete_reports(trained, tmp_path, source):
     parameter_sets = [{"run": str(trained / "soft-4")}, {"run": str(trained / "soft-2")}]
     out = tmp_path / "out"
@@ -161,6 +171,7 @@ def test_sweep_compares_runs_and_skips_complete_reports(trained, tmp_path, sourc
 
 @pytest.mark.slow
 @pytest.mark.kernel
+@pytest.mark.usefixtures("fast_workers")
 def test_sweep_of_trainings_on_a_given_scheduler(tmp_path):
     from dask.distributed import LocalCluster
 
@@ -229,6 +240,7 @@ def listening_pages() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.kernel
+@pytest.mark.usefixtures("fast_workers")
 def test_failed_reports_leave_the_others_intact(trained, tmp_path):
     cell = """
 if seed == 1:
