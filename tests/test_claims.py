@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
@@ -366,6 +367,10 @@ def test_probe_is_fitted_to_training_images(tmp_path):
     assert 0.1 < result["probe accuracy"] < 1  # chance is 0.1
     assert json.loads((run.folder / "claims" / "probe.json").read_text()) == result
     assert lab.probe(run) == result
+    # Workers that measure two generators of one tokenizer at a time need its evidence.
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lab.evidence, (run, run))
+    assert np.array_equal(first.latents, second.latents)
 
 
 @pytest.mark.slow

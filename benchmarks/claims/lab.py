@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from workbench.analysis.generation.feature_distances import frechet_distance, precision_recall
 from workbench.analysis.latents.probes import logistic_probe
@@ -51,13 +52,14 @@ class Lab:
     def evidence(self, run: Run) -> Evidence:
         """Return the evidence of a tokenizer on held-out images; collect it once."""
         step = run.steps[-1]
-        if not (run.folder / "evidence" / f"step-{step:06d}").exists():
-            collect(
-                run,
-                limit=self.scale.num_samples,
-                feature_extractor=self.scale.feature_extractor,
-                skip=("prefixes",),  # no claim needs them
-            )
+        with _alone(run.folder / "claims" / "evidence"):
+            if not (run.folder / "evidence" / f"step-{step:06d}").exists():
+                collect(
+                    run,
+                    limit=self.scale.num_samples,
+                    feature_extractor=self.scale.feature_extractor,
+                    skip=("prefixes",),  # no claim needs them
+                )
         return run.evidence(step)
 
     def diagnostics(self, run: Run) -> Numbers:
@@ -118,9 +120,9 @@ class Lab:
     def cached(self, run: Run, name: str, measure: Callable[[Run], Numbers]) -> Numbers:
         """Return what was measured of a run under a name, or measure it once."""
         path = run.folder / "claims" / name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, json.dumps(measure(run), indent=1))
+        with _alone(path):
+            if not path.exists():
+                write_text(path, json.dumps(measure(run), indent=1))
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _diagnose(self, run: Run) -> Numbers:
@@ -218,6 +220,12 @@ class Lab:
             }
             _REAL[key] = train, features
         return _REAL[key]
+
+
+def _alone(path: Path) -> FileLock:
+    """Return a lock on a measurement: two workers may measure generators of one tokenizer."""
+    path.parent.mkdir(exist_ok=True)
+    return FileLock(f"{path}.lock")
 
 
 def probed(run: Run, lab: Lab) -> Numbers:
