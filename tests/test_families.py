@@ -78,6 +78,13 @@ def test_families_are_refused_with_a_reason():
     assert np.isnan(scores.two_factor_q2)
 
 
+def test_family_at_the_smallest_agreement_is_scored():
+    # Squared differences of the ranks sum to 14: Spearman is 1 - 6 * 14 / 210 = 0.6.
+    distances = np.column_stack([[1, 2, 3, 4, 5, 6], [1, 2, 5, 4, 6, 3]]).astype(float)
+    table = replace(family("A", n=6), distances=distances)
+    assert table.agreement == 0.6 and not table.refusal
+
+
 def test_number_that_a_family_does_not_have_is_left_out_there():
     tables = [family("A"), family("B")]
     tables[0].numbers["LNC"][:] = np.nan

@@ -65,7 +65,8 @@ class Family:
     @property
     def agreement(self) -> float:
         """Rank correlation of the distances by the two feature extractors."""
-        return float(spearman(self.distances[:, :1], self.distances[:, 1])[0])
+        # Rounding errors of ranks must not decide: 0.6 is no less than 0.6.
+        return round(float(spearman(self.distances[:, :1], self.distances[:, 1])[0]), 9)
 
     @property
     def refusal(self) -> str:
