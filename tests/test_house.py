@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -61,6 +62,12 @@ FILES_WITHOUT_TORCH = {
 VAGUE_NAMES = {"utils", "misc", "common", "helpers"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def package_of(path: Path) -> str:
     """The package of a file, or the name of a module at the top."""
     parts = path.relative_to(PACKAGE).parts
@@ -93,8 +100,7 @@ def import_nodes(tree: ast.AST, *, with_type_checking: bool = True) -> list[ast.
 def imported_names(path: Path, *, with_type_checking: bool = True) -> set[str]:
     """The dotted names that a file imports."""
     names = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in import_nodes(tree, with_type_checking=with_type_checking):
+    for node in import_nodes(tree_of(path), with_type_checking=with_type_checking):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: use absolute imports"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
@@ -169,7 +175,7 @@ def test_pickles_and_code_in_files_are_not_executed():
         assert not [call for call in forbidden if call in text], path
         for call in text.split("torch.load(")[1:]:
             assert "weights_only=True" in call[: call.index(")")], path
-        calls = [node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
         names = {function.id for function in calls if isinstance(function, ast.Name)}
         assert not names & {"eval", "exec"}, path
 
@@ -208,7 +214,7 @@ EXTENSIBLE = {
 def test_results_are_constructed_with_keywords():
     """Another order of the fields of a result can then not exchange their values."""
     for path in (PACKAGE / "analysis").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
             decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", ())]
             if any(base.endswith("Result") for base in bases):
@@ -221,7 +227,7 @@ def test_classes_are_extensible_or_final():
     classes = {
         node: path
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef)
     }
     own_names = {node.name for node in classes}

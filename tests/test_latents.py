@@ -42,10 +42,12 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def no_shutdown_delay(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def no_shutdown_delay():
     """Skip a sleep of `datasets` after each epoch, which works around a fault of pyarrow."""
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -380,29 +380,27 @@ def paused_training(folder: Path) -> Iterator[Run]:
     wait_for(lambda: run.status()["state"] in ("stopped", "failed", "interrupted"))
 
 
-@pytest.fixture
-def training(tmp_path):
-    with paused_training(tmp_path / "runs" / "a") as run:
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    with paused_training(tmp_path_factory.mktemp("live") / "runs" / "a") as run:
         yield run
 
 
-@pytest.fixture
-def live_tab(training, tmp_path):
+@pytest.fixture(scope="module")
+def live_tab(training):
     """The Live tab on a run that trains; at the end, neither page nor server may have failed."""
-    port = free_port()
+    port, log = free_port(), training.folder.parents[1] / "log"
     command = (
         "workbench",
         "dashboard",
-        str(tmp_path / "runs"),
+        str(training.folder.parent),
         "--port",
         str(port),
         "--no-browser",
         "--no-token",
     )
     with (
-        served(
-            *command, port=port, log=tmp_path / "log", path="/static/js/bokeh.min.js"
-        ) as address,
+        served(*command, port=port, log=log, path="/static/js/bokeh.min.js") as address,
         opened(f"{address}/?run=a&tab=live") as (page, seen),
     ):
         page.get_by_role("tab", name="Live", selected=True).wait_for()
@@ -411,11 +409,8 @@ def live_tab(training, tmp_path):
         training.ask("resume")
         page.get_by_text(re.compile(r"running · heartbeat \d+ s ago")).wait_for()
         yield page
-        assert (
-            seen.errors == []
-            and seen.outside == []
-            and "Traceback" not in (tmp_path / "log").read_text()
-        )
+        assert seen.errors == [] and seen.outside == []
+        assert "Traceback" not in log.read_text()
 
 
 def kill_while_it_logs(run: Run) -> None:

@@ -7,6 +7,7 @@ decision to somebody else on one page.
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from browser import free_port, opened, served, show
 from forked_kernel import forked_kernels
 from PIL import Image
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, Page
 
 from workbench import cli
 from workbench.hosts.reports.report import report
@@ -82,22 +83,30 @@ def dashboard(runs, collapsed, tmp_path_factory):
         yield address
 
 
-def test_own_images_lead_to_a_decision(dashboard):
+@pytest.fixture(scope="module")
+def page(dashboard) -> Iterator[Page]:
+    """The page of a visitor; at the end, it may not have failed."""
     with opened(f"{dashboard}/?run=softvq-1&run=softvq-4") as (page, seen):
-        decision = page.get_by_text(re.compile("^Choose softvq-4:.*closer to real images.*gFD"))
-        decision.wait_for()
-        assert "4 against 1" in decision.text_content()
-        assert page.locator(".wb-decision").get_by_text("original").is_visible()
+        yield page
         assert seen.errors == [] and seen.outside == []
 
 
-def test_collapsed_codebook_leads_to_a_command_that_uses_more_codes(dashboard, runs, collapsed):
-    with opened(f"{dashboard}/?run={collapsed}&analysis=codebook_usage") as (page, seen):
-        before = num_used(page.get_by_text(re.compile(r"^Collapsed: \d+ of 128 codes")))
-        show(page, f"run={collapsed}&analysis=checks")
-        cause = re.compile("Probable cause: unused codes are not revived .*Train again")
-        command = page.get_by_text(cause).locator("code").text_content()
-        assert seen.errors == [] and seen.outside == []
+def test_own_images_lead_to_a_decision(page):
+    show(page, "run=softvq-1&run=softvq-4&tab=overview")
+    decision = page.get_by_text(re.compile("^Choose softvq-4:.*closer to real images.*gFD"))
+    decision.wait_for()
+    assert "4 against 1" in decision.text_content()
+    assert page.locator(".wb-decision").get_by_text("original").is_visible()
+
+
+def test_collapsed_codebook_leads_to_a_command_that_uses_more_codes(
+    page, dashboard, runs, collapsed
+):
+    show(page, f"run={collapsed}&analysis=codebook_usage")
+    before = num_used(page.get_by_text(re.compile(r"^Collapsed: \d+ of 128 codes")))
+    show(page, f"run={collapsed}&analysis=checks")
+    cause = re.compile("Probable cause: unused codes are not revived .*Train again")
+    command = page.get_by_text(cause).locator("code").text_content()
     words = command.removeprefix("workbench train ")
     train(re.sub("--out [^ ]+", f"--out {runs}/mended", words))
     with opened(f"{dashboard}/?run=mended&analysis=codebook_usage") as (page, _):

@@ -17,6 +17,7 @@ from forked_workers import forked_workers
 from template import OPEN, template
 from waiting import wait_for
 
+from workbench import cli
 from workbench.core.errors import UserError
 from workbench.hosts.reports.manifest import read_manifest
 from workbench.hosts.reports.sweep import parse_grid, sweep
@@ -133,11 +134,11 @@ def test_parameters_are_checked_before_running(
     assert not out.exists()
 
 
-@pytest.mark.slow
-def test_sweep_needs_a_grid_or_a_list(source, tmp_path):
-    process = subprocess.run(command(source, tmp_path / "out"), capture_output=True, text=True)
-    assert process.returncode == 1
-    assert "--grid" in process.stderr and "--list" in process.stderr
+def test_sweep_needs_a_grid_or_a_list(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["workbench", "sweep", str(source), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as exit_request:
+        cli.main()
+    assert "--grid" in exit_request.value.code and "--list" in exit_request.value.code
 
 
 # Results

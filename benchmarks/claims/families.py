@@ -17,6 +17,7 @@ from workbench.analysis.learnability.neighbor_consistency import neighbor_consis
 from workbench.analysis.learnability.spatial_structure import spatial_structure
 from workbench.analysis.learnability.velocity_variance import velocity_variance
 from workbench.analysis.perspectives import PerspectiveResult
+from workbench.analysis.stats.rank_correlation import spearman
 from workbench.collect import load_images
 from workbench.core.errors import UserError
 from workbench.storage.run import Run
@@ -139,6 +140,8 @@ def details(rows: Mapping[str, Numbers]) -> Numbers:
         numbers[f"median gFD over class Gaussians, {family.name}"] = float(
             np.median(family.gaussians)
         )
+        short = family.numbers[SHORT][:, None]
+        numbers[f"rho of short trainings, {family.name}"] = float(spearman(short, family.target)[0])
     for item in (*scores.numbers, *scores.baselines):
         numbers |= _details_of(item)
     return numbers | _model_details(scores)
