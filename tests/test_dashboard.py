@@ -357,28 +357,25 @@ def test_long_computation_can_be_cancelled(shared_page, large):
     assert seen.errors == []
 
 
-def test_dark_theme_keeps_figure_layout(shared_page, dashboard):
+def test_dark_theme_keeps_figure_layout(dashboard):
     layout = (
         "({ layout: { title, legend, font, margin } }) => "
         "[title.x, legend.orientation, font.size, margin.r]"
     )
     color = "e => getComputedStyle(e.querySelector('.gtitle')).fill"
-    page, seen = shared_page.show("run=soft-4&analysis=token_budget")
-    figure = page.locator(".js-plotly-plot:visible").first
-    figure.wait_for()
-    layout_before, light = figure.evaluate(layout), figure.evaluate(color)
-    # Its layers overlap: the style rules of plotly apply to it.
-    assert (
-        figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position")
-        == "absolute"
-    )
-    page.get_by_role("button", name="Toggle theme").click()
-    is_repainted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
-    page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
-    assert figure.evaluate(layout) == layout_before and seen.errors == []
-    page.get_by_role("button", name="Toggle theme").click()
-    is_light = is_repainted.replace("!==", "===")
-    page.wait_for_function(is_light, arg=[figure.element_handle(), light])
+    with opened(f"{dashboard}/?run=soft-4&analysis=token_budget") as (page, seen):
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        figure = page.locator(".js-plotly-plot:visible").first
+        layout_before, light = figure.evaluate(layout), figure.evaluate(color)
+        # Its layers overlap: the style rules of plotly apply to it.
+        assert (
+            figure.evaluate("e => getComputedStyle(e.querySelectorAll('.main-svg')[1]).position")
+            == "absolute"
+        )
+        page.get_by_role("button", name="Toggle theme").click()
+        is_repainted = "([e, light]) => getComputedStyle(e.querySelector('.gtitle')).fill !== light"
+        page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
+        assert figure.evaluate(layout) == layout_before and seen.errors == []
     with opened(f"{dashboard}/?run=soft-4&analysis=token_budget", dark=True) as (page, seen):
         figure = page.locator(".js-plotly-plot:visible").first
         page.wait_for_function(is_repainted, arg=[figure.element_handle(), light])
