@@ -126,6 +126,7 @@ def test_effects_come_from_the_numbers_of_generators():
     assert result.distances == pytest.approx(table.distances)
     assert result.numbers["gFD of a short training"] == pytest.approx(3 * table.target)
     assert np.isnan(result.numbers["never measured"]).all()
+    assert families.details(rows)["rho of short trainings, A"] == pytest.approx(1)
     effects = families.effects(rows)
     assert judge_effect(3 * [next(iter(effects.values()))]) == "not shown"
     assert families.details(rows)["agreement of the feature extractors, A"] > 0.9
