@@ -28,7 +28,8 @@ from .family_scores import LEVEL, RECONSTRUCTION, SHORT, Family, Score, Scores, 
 
 NUM_FLOWS = 2  # trainings of the generator per tokenizer
 NUM_DRAWS = 4  # of samples of each generator
-TIMES_LONGER = 3  # than the scale's generators
+# Trainings as multiples of the scale's: those of A are below half of the Gaussians' distance first.
+TIMES_LONGER = {"A": 3, "B": 4, "C": 4, "D": 4}
 SHORT_SHARE = 5  # a short training has a fifth of the steps
 LATENT_IMAGES = 5000  # held-out images of the numbers of latents
 BATCH = 250
@@ -67,14 +68,23 @@ TOKEN_ARMS: tuple[tuple[str, Settings], ...] = (
     ("interpolative noise", {"interpolative_noise": 3.0}),
     ("KL", {"beta": 1e-6}),
     ("both", {"latent_mask": 0.5, "interpolative_noise": 1.0}),
+    ("KL", {"beta": 3e-4}),
+    ("masking", {"latent_mask": 0.3}),
+    ("interpolative noise", {"interpolative_noise": 0.1}),
+    ("both", {"latent_mask": 0.2, "interpolative_noise": 0.1}),
 )
 
 
 def families(scale: Scale) -> dict[str, dict[str, tuple[str, Arm]]]:
-    """Return the tokenizers by family and label, each with its cluster."""
+    """Return the tokenizers by family and label, each with its cluster.
+
+    C, whose generators cost four times those of the others, is trained at the GPU scale only, or
+    with every arm.
+    """
     few, many = scale.channels
-    fine = {"multipliers": scale.grid["multipliers"][:-1], "dim": max(few // 4, 1)}
-    sizes = {"A": {"dim": many}, "B": {"dim": few}, "C": fine}
+    sizes: dict[str, Settings] = {"A": {"dim": many}, "B": {"dim": few}}
+    if scale.full:
+        sizes["C"] = {"multipliers": scale.grid["multipliers"][:-1], "dim": max(few // 4, 1)}
     arms = {
         name: _family(scale, GRID_ARMS, partial(_grid_tokenizer, scale, size))
         for name, size in sizes.items()
@@ -84,10 +94,10 @@ def families(scale: Scale) -> dict[str, dict[str, tuple[str, Arm]]]:
 
 def arms(scale: Scale) -> dict[str, Arm]:
     """Return the generators: two long trainings and a short one per tokenizer."""
-    long = TIMES_LONGER * scale.generator_plan["steps"]
-    short = long // SHORT_SHARE
     generators = {}
     for family, tokenizers in families(scale).items():
+        long = TIMES_LONGER[family] * scale.generator_plan["steps"]
+        short = long // SHORT_SHARE
         for label, (_, tokenizer) in tokenizers.items():
             plan = {"steps": long, "save_every": long}
             for flow in range(NUM_FLOWS):
@@ -137,9 +147,8 @@ def details(rows: Mapping[str, Numbers]) -> Numbers:
     numbers: Numbers = {}
     for family in table:
         numbers[f"agreement of the feature extractors, {family.name}"] = family.agreement
-        numbers[f"median gFD over class Gaussians, {family.name}"] = float(
-            np.median(family.gaussians)
-        )
+        for judge, ratio in zip(JUDGES, np.median(family.gaussians, axis=0), strict=True):
+            numbers[f"median gFD{judge} over class Gaussians, {family.name}"] = float(ratio)
         short = family.numbers[SHORT][:, None]
         numbers[f"rho of short trainings, {family.name}"] = float(spearman(short, family.target)[0])
     for item in (*scores.numbers, *scores.baselines):
@@ -214,7 +223,7 @@ def _table(family: str, tokenizers: Mapping[str, Mapping[str, Numbers]]) -> Fami
         )
         distances.append(ratios)
         gaussians.append(
-            np.mean([mean[f"gFD{judge}"] / mean[f"class Gaussians{judge}"] for judge in JUDGES])
+            [mean[f"gFD{judge}"] / mean[f"class Gaussians{judge}"] for judge in JUDGES]
         )
     names = dict.fromkeys(name for row in rows for name in row)
     return Family(
