@@ -64,6 +64,18 @@ def test_distance_to_the_tenth_neighbor():
     )
 
 
+@pytest.mark.parametrize("num_selected", [2, 8, 200, 400])
+def test_neighbors_in_a_subset_are_looked_up(num_selected):
+    points = normal(400, 3)
+    is_selected = np.zeros(400, bool)
+    # The first points of 400 have too few neighbors in the table if only a few are selected.
+    is_selected[:num_selected] = True
+    np.testing.assert_allclose(
+        dispersion.NeighborTable(points).distances(is_selected),
+        dispersion.neighbor_distances(points[is_selected]),
+    )
+
+
 @pytest.mark.parametrize("d", [1, 4, 32])
 def test_gaussian_norm_and_cosine_have_closed_forms(d):
     assert dispersion.gaussian_norm_variation(d) == pytest.approx(chi(d).std() / chi(d).mean())

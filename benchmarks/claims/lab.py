@@ -23,7 +23,7 @@ from workbench.collect.sampling import decode_samples
 from workbench.core.types import Tokens
 from workbench.data.images import ImageSet
 from workbench.features import FeatureExtractor, get_feature_extractor
-from workbench.storage.atomic import write_text
+from workbench.storage.atomic import atomic_path, write_text
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
 
@@ -36,6 +36,14 @@ _REAL: dict[tuple[str, int, int, str], tuple[ImageSet, dict[str, Pair]]] = {}
 FREE = "random"  # an untrained network, which is no teacher
 STEPS = 12  # steps of Heun's method
 BATCH = 250
+# What no claim reads of the evidence of tokenizers.
+UNUSED = (
+    "prefixes",
+    "equivariance",
+    "gaussian_reference",
+    "interpolation",
+    "perturbed_codes",
+)
 DRAW_SEED_STEP = 100  # between the seeds of two draws; more than a draw has batches
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PROBE_FIT_IMAGES = 2000
@@ -58,7 +66,7 @@ class Lab:
                     run,
                     limit=self.scale.num_samples,
                     feature_extractor=self.scale.feature_extractor,
-                    skip=("prefixes",),  # no claim needs them
+                    skip=UNUSED,
                 )
         return run.evidence(step)
 
@@ -124,6 +132,15 @@ class Lab:
             if not path.exists():
                 write_text(path, json.dumps(measure(run), indent=1))
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def cached_array(self, run: Run, name: str, measure: Callable[[Run], np.ndarray]) -> np.ndarray:
+        """Return the array that was measured of a run under a name, or measure it once."""
+        path = run.folder / "claims" / f"{name}.npy"
+        with _alone(path):
+            if not path.exists():
+                with atomic_path(path) as aside, aside.open("wb") as file:
+                    np.save(file, measure(run))
+        return np.load(path, allow_pickle=False)
 
     def _diagnose(self, run: Run) -> Numbers:
         evidence = self.evidence(run)

@@ -427,15 +427,15 @@ def _token_measures(
     """Measure the cloud of tokens. Standard errors come from halves of the images."""
     n = int(image_of_token.max()) + 1
     d = points.shape[1]
+    neighbors = dispersion.NeighborTable(points[token_sample])
 
     def compute(images: np.ndarray) -> np.ndarray:
         is_selected = np.zeros(n, bool)
         is_selected[images] = True
         cloud = points[is_selected[image_of_token]]
-        sample = points[token_sample[is_selected[image_of_token[token_sample]]]]
         shares = dispersion.spectrum(cloud)
         norms = np.linalg.norm(cloud, axis=1)
-        distances = dispersion.neighbor_distances(sample)
+        distances = neighbors.distances(is_selected[image_of_token[token_sample]])
         return np.array(
             [
                 dispersion.participation_ratio(shares),

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.special import gammaln
 
 NEIGHBOR_RANK = 10  # the neighbor whose distance is measured
+TABLE_NEIGHBORS = 64  # enough that ten of them are in a random half of the points
 TSNE_PERPLEXITY = 30  # as in the script of VA-VAE
 
 
@@ -152,6 +153,42 @@ def neighbor_distances(points: np.ndarray) -> np.ndarray:
 
     k = min(NEIGHBOR_RANK, len(points) - 1)
     return NearestNeighbors(n_neighbors=k).fit(points).kneighbors()[0][:, -1]
+
+
+class NeighborTable:
+    """The nearest neighbors of points, searched once and looked up for many subsets.
+
+    Parameters
+    ----------
+    points : ndarray of float, shape (n, d)
+        One point per row.
+    """
+
+    def __init__(self, points: np.ndarray) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
+        self._points = points
+        k = min(TABLE_NEIGHBORS, len(points) - 1)
+        self._distances, self._neighbors = NearestNeighbors(n_neighbors=k).fit(points).kneighbors()
+
+    def distances(self, is_selected: np.ndarray) -> np.ndarray:
+        """Compute what `neighbor_distances` does for a subset of the points.
+
+        Parameters
+        ----------
+        is_selected : ndarray of bool, shape (n,)
+            The subset.
+
+        Returns
+        -------
+        ndarray of float, shape (n_selected,)
+        """
+        rank = min(NEIGHBOR_RANK, int(is_selected.sum()) - 1)
+        is_far_enough = is_selected[self._neighbors[is_selected]].cumsum(axis=1) >= rank
+        if not is_far_enough[:, -1].all():  # the table is too short for this subset
+            return neighbor_distances(self._points[is_selected])
+        columns = is_far_enough.argmax(axis=1)
+        return np.take_along_axis(self._distances[is_selected], columns[:, None], axis=1)[:, 0]
 
 
 def density_uniformity(plane: np.ndarray) -> tuple[float, float]:
