@@ -6,9 +6,9 @@
     python -m benchmarks.claims gpu --cifar data/cifar10
     python -m benchmarks.claims --tables
 
-`make claims` runs the first one where CIFAR-10 is given, and the next two otherwise, in about 40
-minutes on two cores; `make claims-full` is the fourth, which has not been run yet. The last one
-writes docs/claims.md from the stored results.
+`make claims` runs the first one where CIFAR-10 is given, and the next two otherwise, in 33 minutes
+on two cores; `make claims-full` is the fourth, which has not been run yet. The last one writes
+docs/claims.md from the stored results.
 
 Runs and results are stored in --out, and the same command resumes. It writes one file per claim,
 and from them claims.html. With --keep, the results also become part of the repository, and
