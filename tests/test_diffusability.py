@@ -85,6 +85,8 @@ def test_neighbor_consistency_refuses_classes_without_neighbors():
         neighbor_consistency(latents, np.arange(30))
     with pytest.raises(NotApplicable):
         neighbor_consistency(latents, np.zeros(30, int))
+    with pytest.raises(NotApplicable):
+        neighbor_consistency(latents, None)
     latents[3] = np.nan
     with pytest.raises(UserError):
         neighbor_consistency(latents, np.arange(30) % 2)

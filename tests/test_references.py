@@ -60,6 +60,14 @@ def test_class_gaussians_refuse_one_image_per_class():
         fit_class_gaussians(normal(20, 2, 2), np.arange(20))
 
 
+@pytest.mark.parametrize("tokens", [2, 40])  # a full covariance, and a separable one
+def test_class_gaussians_refuse_latents_that_are_not_finite(tokens):
+    latents = normal(100, tokens, 2)
+    latents[7, 1] = np.nan
+    with pytest.raises(NotApplicable):
+        fit_class_gaussians(latents, np.arange(100) % 2)
+
+
 def generator_evidence(samples: np.ndarray) -> Evidence:
     return Evidence(
         {"run": "g", "step": 1, "tokenizer": {"run": "a"}, "feature_extractor": "hog"},

@@ -69,6 +69,30 @@ def describe_pictures(n: int, num_images: int | None) -> str:
     return f" It uses the {n:,} of {num_images:,} images that have pictures."
 
 
+def check_labels(labels: np.ndarray | None, n: int, purpose: str) -> None:
+    """Check that every image has a label.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n,), or None
+        Class of each image.
+    n : int
+        Number of images.
+    purpose : str
+        Name of the analysis, used as the subject of the error message.
+
+    Raises
+    ------
+    NotApplicable
+        If there are no labels.
+    UserError
+        If the number of labels is not `n`.
+    """
+    if labels is None:
+        raise NotApplicable(f"{purpose} needs the class of each image, and there are no labels.")
+    class_names(labels, (), n)
+
+
 def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tuple[str, ...]:
     """Return the class of each image as text.
 

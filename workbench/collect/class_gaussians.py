@@ -89,9 +89,15 @@ def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> Class
     Raises
     ------
     NotApplicable
-        If there are under 10 images more than classes.
+        If there are under 10 images more than classes, or latents are not finite.
     """
     rows = np.asarray(latents, np.float64)
+    num_finite = int(np.isfinite(rows).all(axis=(1, 2)).sum())
+    if num_finite < len(rows):
+        raise NotApplicable(
+            "One Gaussian per class needs finite latents; those of"
+            f" {len(rows) - num_finite:,} of {len(rows):,} training images contain NaN or infinity."
+        )
     mean = rows.mean(axis=0)
     classes = np.zeros(0, np.int64)
     class_means = np.zeros((0, *mean.shape))

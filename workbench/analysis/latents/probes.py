@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import class_names, flatten_latents
+from workbench.analysis.inputs import check_labels, class_names, flatten_latents
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, subsample
@@ -399,6 +399,7 @@ class _Task:
     def create(
         cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
     ) -> "_Task":
+        check_labels(labels, len(latents), "A probe")
         texts = class_names(labels, names, len(latents))
         random = np.random.default_rng(seed)
         sampled = _sample_images(latents, np.asarray(labels), random)

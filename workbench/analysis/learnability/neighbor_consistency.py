@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.base import Range
-from workbench.analysis.inputs import class_names
+from workbench.analysis.inputs import check_labels, class_names
 from workbench.analysis.learnability.latents_result import LatentsResult
 from workbench.analysis.learnability.scaled_latents import ScaledLatents, Scaling
 from workbench.analysis.perspectives import Conditions, Perspective
@@ -235,7 +235,7 @@ def neighbor_consistency(
     >>> neighbor_consistency(latents, labels)["mean token"].value
     1.0
     """
-    class_names(labels, names, len(latents))
+    check_labels(labels, len(latents), "Neighbor consistency")
     scaled = ScaledLatents.create(
         latents,
         active,
