@@ -40,7 +40,7 @@ Numbers per image, latents against pixels:
 
 | data | images | latents |
 | --- | --- | --- |
-| CIFAR-10 | 16 × 16 × 3 | a third; with VA-VAE's many channels four thirds |
+| CIFAR-10, photographs | 16 × 16 × 3 | a third; with VA-VAE's many channels four thirds |
 | digits | 8 × 8 × 1 | up to four times |
 
 """
