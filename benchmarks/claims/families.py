@@ -28,8 +28,8 @@ from .family_scores import LEVEL, RECONSTRUCTION, SHORT, Family, Score, Scores, 
 
 NUM_FLOWS = 2  # trainings of the generator per tokenizer
 NUM_DRAWS = 4  # of samples of each generator
-# Trainings as multiples of the scale's: those of A are below half of the Gaussians' distance first.
-TIMES_LONGER = {"A": 3, "B": 4, "C": 4, "D": 4}
+# Trainings as multiples of the scale's: those of A have four times the dimensions to learn.
+TIMES_LONGER = {"A": 7, "B": 4, "C": 4, "D": 4}
 SHORT_SHARE = 5  # a short training has a fifth of the steps
 LATENT_IMAGES = 5000  # held-out images of the numbers of latents
 BATCH = 250
