@@ -29,7 +29,7 @@ def family(name: str, weights=(1.0, 1.0), offset: float = 0.0, n: int = 16) -> F
         - weights[1] * numbers["spatial structure"]
         + 0.2 * RANDOM.normal(size=n)
     )
-    distances = np.exp(log_distance[:, None] + 0.02 * RANDOM.normal(size=(n, 2)))
+    distances = np.exp(log_distance[:, None, None] + 0.02 * RANDOM.normal(size=(n, 2, 2)))
     return Family(
         name=name,
         arms=tuple(f"arm {i}" for i in range(n)),
@@ -68,20 +68,28 @@ def test_unrelated_numbers_are_not_significant():
 
 def test_families_are_refused_with_a_reason():
     disagreeing = family("A")
-    shuffled = np.column_stack([disagreeing.target, RANDOM.permutation(disagreeing.target)])
-    disagreeing = replace(disagreeing, distances=shuffled)
-    untrained = replace(family("B"), gaussians=np.full((16, 2), (0.8, 0.3)))
-    small = family("C", n=4)
-    assert all(table.refusal for table in (disagreeing, untrained, small))
-    scores = score([disagreeing, untrained, small, family("D")])
-    assert len(scores.refused) == 3 and not scores.numbers
+    shuffled = RANDOM.permutation(disagreeing.distances)
+    by_extractor = np.stack([disagreeing.distances[..., 0], shuffled[..., 0]], axis=2)
+    disagreeing = replace(disagreeing, distances=by_extractor)
+    unreliable = family("B")
+    by_flow = np.stack([unreliable.distances[:, 0], shuffled[:, 0]], axis=1)
+    unreliable = replace(unreliable, distances=by_flow)
+    untrained = replace(family("C"), gaussians=np.full((16, 2), (0.8, 0.3)))
+    collapsed = family("D")
+    collapsed.distances[3, 0, 1] = np.nan
+    refused = [disagreeing, unreliable, untrained, collapsed, family("E", n=4)]
+    assert all(table.refusal for table in refused)
+    assert disagreeing.reliability > 0.7 > unreliable.reliability
+    assert unreliable.agreement > 0.6 > disagreeing.agreement
+    scores = score([*refused, family("F")])
+    assert len(scores.refused) == 5 and not scores.numbers
     assert np.isnan(scores.two_factor_q2)
 
 
 def test_family_at_the_smallest_agreement_is_scored():
     # Squared differences of the ranks sum to 14: Spearman is 1 - 6 * 14 / 210 = 0.6.
     distances = np.column_stack([[1, 2, 3, 4, 5, 6], [1, 2, 5, 4, 6, 3]]).astype(float)
-    table = replace(family("A", n=6), distances=distances)
+    table = replace(family("A", n=6), distances=np.stack([distances, distances], axis=1))
     assert table.agreement == 0.6 and not table.refusal
 
 
@@ -90,6 +98,17 @@ def test_number_that_a_family_does_not_have_is_left_out_there():
     tables[0].numbers["LNC"][:] = np.nan
     best = {item.name: item for item in score(tables).numbers}["LNC"]
     assert set(best.by_family) == {"B"} and np.isfinite(best.spearman)
+    # One sign in a single family says nothing about all of them.
+    assert np.isnan(families._common_sign(best))
+
+
+def test_tokenizer_without_a_number_keeps_the_others():
+    tables = [family("A"), family("B")]
+    complete = {item.name: item for item in score(tables).numbers}["LNC"]
+    tables[0].numbers["LNC"][3] = np.nan
+    partly = {item.name: item for item in score(tables).numbers}["LNC"]
+    assert set(partly.by_family) == {"A", "B"}
+    assert partly.spearman == pytest.approx(complete.spearman, abs=0.1) != 0
 
 
 def test_arms_are_spread_over_clusters():
@@ -117,14 +136,17 @@ def test_effects_come_from_the_numbers_of_generators():
     for i in range(16):
         common = {name: table.numbers[name][i] for name in (*NUMBERS, *BASELINES[:3])}
         common |= {"floor": 2.0, "floor free": 0.5}
-        common |= {"class Gaussians": 40.0, "class Gaussians free": 10.0}
-        a, b = table.distances[i] * (2.0, 0.5)
-        for flow, factor in (("flow 0", 0.9), ("flow 1", 1.1), ("short", 3.0)):
+        common |= {"class Gaussians": 40.0, "class Gaussians free": 10.0, "rFD free": 1.0}
+        by_flow = {"flow 0": table.distances[i, 0], "flow 1": table.distances[i, 1]}
+        by_flow["short"] = 3 * table.distances[i].mean(axis=0)
+        for flow, (a, b) in by_flow.items():
             label = f"A: plain {i}, {flow}"
-            rows[label] = common | {"gFD": factor * a, "gFD free": factor * b}
+            rows[label] = common | {"gFD": 2.0 * a, "gFD free": 0.5 * b}
     (result,) = families.tables(rows)
     assert result.distances == pytest.approx(table.distances)
     assert result.numbers["gFD of a short training"] == pytest.approx(3 * table.target)
+    assert result.numbers["rFD"] == pytest.approx((table.numbers["rFD"] / 2 + 2) / 2)
+    assert result.gaussians[:, 0] == pytest.approx(table.distances[..., 0].mean(axis=1) / 20)
     assert np.isnan(result.numbers["never measured"]).all()
     assert families.details(rows)["rho of short trainings, A"] == pytest.approx(1)
     effects = families.effects(rows)

@@ -112,6 +112,19 @@ def test_p_value_matches_scipy_exact_permutations():
         assert p[0] == adjusted[0] == pytest.approx(both_sides)
 
 
+def test_missing_variable_has_no_p_value_and_leaves_the_others():
+    random = np.random.default_rng(2)
+    x, y = random.normal(size=(7, 2)), random.normal(size=7)
+    with_missing = np.column_stack([x, np.full(7, np.nan)])
+
+    def both(values):
+        null = rank_correlation.permutation_null(values, y)
+        return rank_correlation.p_values(rank_correlation.spearman(values, y), null)
+
+    for found, expected in zip(both(with_missing), both(x), strict=True):
+        np.testing.assert_array_equal(found, [*expected, np.nan])
+
+
 def test_p_value_of_perfect_order():
     x = np.arange(5.0)[:, None]
     p, _ = rank_correlation.p_values(np.array([1.0]), rank_correlation.permutation_null(x, x[:, 0]))

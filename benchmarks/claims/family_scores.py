@@ -28,6 +28,7 @@ BASELINES = (*RECONSTRUCTION, "class Gaussians", SHORT)
 FACTORS = ("LNC", "spatial structure")  # semantic and spatial
 RIDGE = 0.1
 MIN_AGREEMENT = 0.6  # Spearman of the distances by the two feature extractors
+MIN_RELIABILITY = 0.7  # of the mean of the trainings of a generator
 MAX_RATIO_TO_GAUSSIANS = 0.5  # of the median distance
 MIN_ARMS = 6
 LEVEL = 0.05
@@ -44,8 +45,8 @@ class Family:
         Tokenizers, and the setting that distinguishes each.
     numbers : dict of str to ndarray, shape (n,)
         Numbers of the latents and baselines; NaN if they do not exist.
-    distances : ndarray, shape (n, 2)
-        Distance of samples over the floor, by both feature extractors.
+    distances : ndarray, shape (n, 2, 2)
+        Distance of samples over the floor, by training of the generator and feature extractor.
     gaussians : ndarray, shape (n, 2)
         Distance over that of draws from one Gaussian per class, by both feature extractors.
     """
@@ -59,24 +60,42 @@ class Family:
 
     @property
     def target(self) -> np.ndarray:
-        """Mean of both distances."""
-        return self.distances.mean(axis=1)
+        """Mean distance of both trainings and both feature extractors."""
+        return self.distances.mean(axis=(1, 2))
 
     @property
     def agreement(self) -> float:
         """Rank correlation of the distances by the two feature extractors."""
+        first, second = self.distances.mean(axis=1).T
         # Rounding errors of ranks must not decide: 0.6 is no less than 0.6.
-        return round(float(spearman(self.distances[:, :1], self.distances[:, 1])[0]), 9)
+        return round(float(spearman(first[:, None], second)[0]), 9)
+
+    @property
+    def reliability(self) -> float:
+        """Share of the variance of the log distance that is not due to the training's seed.
+
+        For the mean of both trainings, from their correlation (Spearman and Brown).
+        """
+        first, second = np.log(self.distances.mean(axis=2)).T
+        correlation = float(np.corrcoef(first, second)[0, 1])
+        return 2 * correlation / (1 + correlation)
 
     @property
     def refusal(self) -> str:
         """Reason why the family is not scored; empty if it is."""
         if len(self.arms) < MIN_ARMS:
             return f"{len(self.arms)} tokenizers, at least {MIN_ARMS} are needed"
+        if not np.isfinite(self.distances).all():
+            return "samples of some tokenizers have no finite distance"
         if self.agreement < MIN_AGREEMENT:
             return (
                 f"the feature extractors disagree (Spearman {self.agreement:.2f}, at least"
                 f" {MIN_AGREEMENT} is needed)"
+            )
+        if self.reliability < MIN_RELIABILITY:
+            return (
+                f"two trainings on one tokenizer differ too much (reliability"
+                f" {self.reliability:.2f}, at least {MIN_RELIABILITY} is needed)"
             )
         # The first feature extractor decides: by the untrained one, the floor alone can be above
         # half of the distance of class Gaussians.
@@ -134,6 +153,8 @@ class Scores:
     numbers, baselines : tuple of Score
     two_factor_q2 : float
         Saved squared error of left-out families by the model of two factors; NaN for one family.
+    reconstruction_q2 : float
+        The same by PSNR and rFD together.
     cluster_q2 : dict of str to float
         The same for left-out clusters within each family.
     detectable : float
@@ -145,6 +166,7 @@ class Scores:
     numbers: tuple[Score, ...]
     baselines: tuple[Score, ...]
     two_factor_q2: float
+    reconstruction_q2: float
     cluster_q2: Mapping[str, float]
     detectable: float
 
@@ -177,6 +199,7 @@ def score(families: Sequence[Family]) -> Scores:
             numbers=(),
             baselines=(),
             two_factor_q2=math.nan,
+            reconstruction_q2=math.nan,
             cluster_q2={},
             detectable=math.nan,
         )
@@ -202,6 +225,7 @@ def score(families: Sequence[Family]) -> Scores:
         ),
         baselines=tuple(_score(name, *arguments) for name in BASELINES),
         two_factor_q2=left_out_q2(factors, target, labels, ridge=RIDGE),
+        reconstruction_q2=left_out_q2(given, target, labels, ridge=RIDGE),
         cluster_q2={family.name: _cluster_q2(family) for family in scored},
         detectable=detectable_correlation(len(target), len(NUMBERS)),
     )
@@ -227,9 +251,9 @@ def _score(
     if name not in RECONSTRUCTION:
         partial = partial_spearman(values, target, given)
     by_family = {
-        f.name: float(spearman(f.numbers[name][:, None], f.target)[0])
+        f.name: float(spearman(f.numbers[name][has, None], f.target[has])[0])
         for f in families
-        if np.isfinite(f.numbers[name]).all()
+        if (has := np.isfinite(f.numbers[name])).sum() >= MIN_ARMS
     }
     return Score(
         name=name,
@@ -246,24 +270,26 @@ def _score(
 
 
 def _ranks(families: Sequence[Family], name: str) -> np.ndarray:
-    """Return ranks within families; 0, the mean, where a family does not have the number."""
+    """Return ranks within families; 0, the mean, for a tokenizer that does not have the number."""
     columns = []
     for family in families:
         values = family.numbers[name]
-        if np.isfinite(values).all():
-            columns.append(ranks_within(values[:, None], [family.name] * len(values))[:, 0])
-        else:
-            columns.append(np.zeros(len(values)))
+        has = np.isfinite(values)
+        column = np.zeros(len(values))
+        if has.any():
+            column[has] = ranks_within(values[has, None], [family.name] * int(has.sum()))[:, 0]
+        columns.append(column)
     return np.concatenate(columns)
 
 
 def _mean_pearson(families: Sequence[Family], name: str) -> float:
-    values = [
-        np.corrcoef(f.numbers[name], np.log(f.target))[0, 1]
-        for f in families
-        if np.isfinite(f.numbers[name]).all() and np.ptp(f.numbers[name]) > 0
-    ]
-    return float(np.mean(values)) if values else math.nan
+    correlations = []
+    for family in families:
+        has = np.isfinite(family.numbers[name])
+        values = family.numbers[name][has]
+        if len(values) >= MIN_ARMS and np.ptp(values) > 0:
+            correlations.append(np.corrcoef(values, np.log(family.target[has]))[0, 1])
+    return float(np.mean(correlations)) if correlations else math.nan
 
 
 def _cluster_q2(family: Family) -> float:

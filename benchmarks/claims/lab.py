@@ -104,6 +104,13 @@ class Lab:
             for name in ("gFD", "gFD free")
         }
 
+    def gaussian_reference(self, run: Run, count: int) -> Numbers:
+        """Return the mean distances of several draws from one Gaussian per class of a tokenizer.
+
+        It is fitted to all training images, so that more covariances are full than in `generation`.
+        """
+        return self.cached(run, "gaussian-reference.json", partial(self._reference, count))
+
     def probe(self, run: Run) -> Numbers:
         """Return the accuracy of a linear probe, fitted to training images.
 
@@ -213,6 +220,34 @@ class Lab:
         return {
             f"gFD{name}": _distance(features[name][0], pooled_features(extractor, samples, DEVICE))
             for name, extractor in extractors
+        }
+
+    @torch.no_grad()
+    def _reference(self, count: int, run: Run) -> Numbers:
+        tokenizer = run.load().to(DEVICE)
+        seed = run.config.training["seed"]
+        training = load_images(run, "train")
+        tokens = _encoded(tokenizer, training)
+        gaussians = fit_class_gaussians(tokens.latents.cpu().numpy(), training.labels)
+        labels = np.resize(gaussians.classes, self.scale.num_samples)
+        draws = [
+            decode_samples(
+                tokenizer,
+                Tokens(torch.from_numpy(gaussians.sample(labels, draw)), grid=tokens.grid),
+            )
+            for draw in range(count)
+        ]
+        _, features = self._real(run, seed)
+        return {
+            f"class Gaussians{name}": float(
+                np.mean(
+                    [
+                        _distance(features[name][0], pooled_features(extractor, x, DEVICE))
+                        for x in draws
+                    ]
+                )
+            )
+            for name, extractor in self.feature_extractors(training.pixels.shape[-1]).items()
         }
 
     def _real(self, tokenizer: Run, seed: int) -> tuple[ImageSet, dict[str, Pair]]:

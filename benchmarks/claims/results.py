@@ -140,7 +140,10 @@ def _summarize_claim(claim: Claim, scale: Scale, out: Path, seeds: int) -> dict[
             }
             for label, arm in arms.items()
         },
-        "details": {name: [row.get(name) for row in details] for name in details[0]},
+        "details": {
+            name: [row.get(name) for row in details]
+            for name in dict.fromkeys(name for row in details for name in row)
+        },
         "minutes": _minutes(arms.values(), out, seeds),
     }
 

@@ -130,12 +130,15 @@ def p_values(correlations: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np
         Share of orders in which the same variable correlates at least as strongly.
     adjusted : ndarray of float, shape (m,)
         Share of orders in which any of the m variables does.
+
+    Both are NaN for a correlation that is NaN; that variable does not count among the others.
     """
     observed = np.abs(correlations) - ROUNDING
-    null = np.abs(null)
+    null = np.nan_to_num(np.abs(null))
     alone = (null >= observed).mean(axis=0)
     adjusted = (null.max(axis=1)[:, None] >= observed).mean(axis=0)
-    return alone, adjusted
+    is_missing = np.isnan(observed)
+    return np.where(is_missing, np.nan, alone), np.where(is_missing, np.nan, adjusted)
 
 
 def confidence_interval(correlation: float, n: int) -> tuple[float, float]:
