@@ -107,7 +107,7 @@ class Lab:
     def gaussian_reference(self, run: Run, count: int) -> Numbers:
         """Return the mean distances of several draws from one Gaussian per class of a tokenizer.
 
-        It is fitted to all training images, so that more covariances are full than in `generation`.
+        It is fitted to all training images; that of `generation` to as many as there are samples.
         """
         return self.cached(run, "gaussian-reference.json", partial(self._reference, count))
 

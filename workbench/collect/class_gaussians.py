@@ -5,10 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.core.errors import NotApplicable
-from workbench.core.separable import SeparableCovariance, covariance_root, fit_separable
 
-# Images per dimension of a latent, below which a full covariance is too uncertain.
-MIN_IMAGES_PER_NUMBER = 2
 MIN_DEGREES = 10
 
 
@@ -24,18 +21,14 @@ class ClassGaussians:
         Their means.
     mean : ndarray of float64, shape (n_tokens, dim)
         The mean of all latents, in place of the mean of a class without images.
-    root : ndarray of float64, shape (n_tokens * dim, n_tokens * dim), or None
-        The symmetric root of the covariance within classes; None if it is separable.
-    separable : SeparableCovariance or None
-        The separable fit to it, if there are fewer than two images per dimension of a
-        latent.
+    factor : ndarray of float64, shape (rank, n_tokens * dim)
+        The covariance within classes is factor.T @ factor.
     """
 
     classes: np.ndarray
     class_means: np.ndarray
     mean: np.ndarray
-    root: np.ndarray | None
-    separable: SeparableCovariance | None
+    factor: np.ndarray
 
     def sample(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """Draw the latents of one image per label.
@@ -53,14 +46,8 @@ class ClassGaussians:
         """
         random = np.random.default_rng(seed)
         means = self._means(labels)
-        if self.separable is not None:
-            noise = self.separable.sample(len(labels), random)
-        else:
-            assert self.root is not None
-            noise = (random.standard_normal((len(labels), len(self.root))) @ self.root).reshape(
-                means.shape
-            )
-        return (means + noise).astype(np.float32)
+        noise = random.standard_normal((len(labels), len(self.factor))) @ self.factor
+        return (means + noise.reshape(means.shape)).astype(np.float32)
 
     def _means(self, labels: np.ndarray) -> np.ndarray:
         """Return the mean of each label's class, or that of all latents for an unknown class."""
@@ -76,8 +63,8 @@ class ClassGaussians:
 def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> ClassGaussians:
     """Fit class means and the covariance within classes.
 
-    With fewer than two images per dimension of a latent, the covariance is separable: one matrix
-    between tokens and one between channels.
+    With fewer images than dimensions of a latent, the draws are random combinations of the
+    deviations of images from their class means, which have the same covariance.
 
     Parameters
     ----------
@@ -114,13 +101,13 @@ def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> Class
             f" classes, got {len(rows):,} images of {max(1, len(classes)):,} classes. Collect with"
             " a larger --limit."
         )
-    root = None
-    separable = None
-    if degrees >= MIN_IMAGES_PER_NUMBER * mean.size:
-        flat = residuals.reshape(len(rows), -1)
-        root = covariance_root(flat.T @ flat / degrees)
-    else:
-        separable = fit_separable(residuals, degrees)
-    return ClassGaussians(
-        classes=classes, class_means=class_means, mean=mean, root=root, separable=separable
-    )
+    factor = residuals.reshape(len(rows), -1) / np.sqrt(degrees)
+    if len(factor) > factor.shape[1]:
+        factor = _root(factor.T @ factor)
+    return ClassGaussians(classes=classes, class_means=class_means, mean=mean, factor=factor)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """Return the symmetric root of a covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -32,23 +32,6 @@ class SeparableCovariance:
         channel_values = np.maximum(np.linalg.eigvalsh(self.channels), 0)
         return np.outer(token_values, channel_values).ravel()
 
-    def sample(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Draw from the Gaussian with mean 0 and this covariance.
-
-        Parameters
-        ----------
-        count : int
-            Number of draws.
-        random : Generator
-            Source of the random numbers.
-
-        Returns
-        -------
-        ndarray of float64, shape (count, n_tokens, dim)
-        """
-        noise = random.standard_normal((count, len(self.tokens), len(self.channels)))
-        return covariance_root(self.tokens) @ noise @ covariance_root(self.channels)
-
 
 def fit_separable(residuals: np.ndarray, degrees: int | None = None) -> SeparableCovariance:
     """Fit a separable covariance by alternating maximum likelihood ("flip-flop").
@@ -94,12 +77,6 @@ def fit_separable(residuals: np.ndarray, degrees: int | None = None) -> Separabl
             break
         previous = root
     return fitted
-
-
-def covariance_root(covariance: np.ndarray) -> np.ndarray:
-    """Return the symmetric root of a covariance, shape (dim, dim)."""
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _inverse(covariance: np.ndarray) -> np.ndarray:
