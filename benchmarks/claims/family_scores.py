@@ -100,7 +100,7 @@ class Family:
         # The first feature extractor decides: by the untrained one, the floor alone can be above
         # half of the distance of class Gaussians.
         ratio = np.median(self.gaussians[:, 0])
-        if ratio > MAX_RATIO_TO_GAUSSIANS:
+        if not ratio <= MAX_RATIO_TO_GAUSSIANS:  # or NaN
             return (
                 f"the median distance is {ratio:.2f} of that of class"
                 f" Gaussians, above {MAX_RATIO_TO_GAUSSIANS}: the order reflects the speed of"

@@ -117,6 +117,8 @@ def permutation_null(
 def p_values(correlations: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute two-sided permutation p-values, alone and adjusted for multiple testing.
 
+    A variable whose correlation is NaN has no p-values (NaN), and does not count among the others.
+
     Parameters
     ----------
     correlations : ndarray of float, shape (m,)
@@ -130,8 +132,6 @@ def p_values(correlations: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np
         Share of orders in which the same variable correlates at least as strongly.
     adjusted : ndarray of float, shape (m,)
         Share of orders in which any of the m variables does.
-
-    Both are NaN for a correlation that is NaN; that variable does not count among the others.
     """
     observed = np.abs(correlations) - ROUNDING
     null = np.nan_to_num(np.abs(null))
