@@ -1,20 +1,27 @@
 """Tests of the arrays that `collect` writes for each kind of tokenizer and generator."""
 
+import importlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from workbench.analysis.generation.fidelity import fidelity
 from workbench.analysis.tokens.budget import token_budget
 from workbench.collect import collect, load_images
+from workbench.collect.batches import HeldOutImages
+from workbench.collect.collectors.base import CollectContext
 from workbench.collect.collectors.interpolation import spherical_interpolation
 from workbench.collect.collectors.noise import image_noise
+from workbench.collect.perturbed import latent_deviation
 from workbench.core.errors import UserError
 from workbench.core.types import Tokens
 from workbench.features import get_feature_extractor
 from workbench.launch.in_process import train
 from workbench.storage.evidence import ARRAYS
+from workbench.storage.evidence_writer import EvidenceWriter
 from workbench.storage.run import Run
 
 pytestmark = pytest.mark.slow
@@ -93,21 +100,87 @@ def test_noise_error_grows_with_the_level(trained):
     noise = torch.from_numpy(image_noise(latents.shape, 0, seed=0)[:, 0])
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
     assert not torch.allclose(noise[0], noise[1])
+    deviation = latents.var(dim=(0, 1), correction=0).mean().sqrt()
     with torch.no_grad():
-        noisy = latents + evidence.noise_levels[0].item() * latents.std() * noise
+        noisy = latents + evidence.noise_levels[0].item() * deviation * noise
         reconstructions = model.decode(Tokens(noisy)).clamp(-1, 1)
     error = ((reconstructions - to_tensor(evidence.images)) / 2).square().mean(dim=(1, 2, 3))
     np.testing.assert_allclose(evidence.noise_mse[:, 0], error, rtol=1e-4)
 
 
+def context_of(run: Run, folder: Path, limit: int = 2000) -> CollectContext:
+    device = torch.device("cpu")
+    model = run.load()
+    images = load_images(run, sample=limit)
+    EvidenceWriter.start(folder, {})
+    lengths = {"image": len(images), "picture": len(images), "sample": 0}
+    return CollectContext(
+        run=run,
+        step=run.steps[-1],
+        source=run,
+        tokenizer=model,
+        images=HeldOutImages(images, model, device, num_pictures=len(images), seed=0),
+        feature_extractor=get_feature_extractor("hog", channels=1),
+        device=device,
+        writer=EvidenceWriter(folder, lengths),
+        limit=limit,
+        seed=0,
+        guidance=1.0,
+    )
+
+
+def test_noise_is_in_units_of_deviations_around_the_means_of_channels(trained, tmp_path):
+    context = context_of(Run(trained / "plain"), tmp_path / "evidence")
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(len(context.images), 4, 3)).astype(np.float32)
+    active = random.random(latents.shape[:2]) < 0.5
+    moved = np.where(active[..., None], latents + np.float32([0, 10, -5]), np.float32(1000))
+    context.writer.write({"latents": moved, "active": active})
+    expected = np.sqrt(latents[active].var(axis=0).mean())
+    assert latent_deviation(context) == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_latents_are_in_random_order(trained, tmp_path):
+    """The first of a folder with one class after another would have few classes."""
+    run = Run(trained / "plain")
+    train = load_images(run, "train")
+    with torch.no_grad():
+        training = context_of(run, tmp_path / "evidence").training_latents
+        latents = run.load().encode(train.images()).latents.numpy()
+    order = np.random.default_rng(1).permutation(len(train))
+    np.testing.assert_array_equal(training.labels, train.labels[order])
+    np.testing.assert_allclose(training.latents, latents[order], atol=1e-5)
+
+
+def test_training_latents_are_not_those_of_the_compared_images(trained, tmp_path):
+    run = Run(trained / "plain")
+    compared = load_images(run, "train", sample=100, seed=0)
+    with torch.no_grad():
+        latents = run.load().encode(compared.images()).latents.numpy()
+        training = context_of(run, tmp_path / "evidence", limit=100).training_latents.latents
+    is_shared = np.isclose(training[:, None], latents, atol=1e-5).all(axis=(2, 3)).any(axis=1)
+    assert len(training) == 100 and is_shared.mean() < 0.25
+
+
+def test_only_pictures_of_training_images_are_capped(trained, tmp_path, monkeypatch):
+    """A distance of all sets would otherwise have as few images as there are pictures."""
+    shutil.copytree(trained, tmp_path / "runs")
+    module = importlib.import_module("workbench.collect.collectors.training_images")
+    monkeypatch.setattr(module, "MAX_ARRAY_BYTES", 5 * 8 * 8)
+    evidence = collect(Run(tmp_path / "runs" / "flow"), limit=120)
+    assert len(evidence.train_images) == 5
+    assert len(evidence.train_features) == 120
+    result = fidelity(**evidence.kwargs_for(fidelity), splits=10)
+    assert result.n == len(evidence.sample_features) == len(evidence.gaussian_features) == 120
+
+
 def test_interpolation_with_a_training_latent(trained):
     run = Run(trained / "plain")
     evidence, model = run.evidence(), run.load()
-    training = load_images(run, "train", sample=2000, seed=0)
+    training = load_images(run, "train")
+    order = np.random.default_rng(1).permutation(len(training))
     with torch.no_grad():
-        near = model.encode(training.images(slice(0, 2000))).latents[
-            evidence.interpolation_partners
-        ]
+        near = model.encode(training.images(order[evidence.interpolation_partners])).latents
         point = spherical_interpolation(torch.from_numpy(np.array(evidence.latents)), near, 0.5)
         image = ((model.decode(Tokens(point[:1])).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     expected = get_feature_extractor("hog", channels=1).features(image, (1, 1))[0, 0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from workbench.collect.collectors.base import CollectContext
 from workbench.collect.images import batch_slices, pooled_features, to_uint8
+from workbench.core.moments import ElementMoments
 from workbench.core.types import Tokens
 from workbench.tokenizers.base import Tokenizer
 
@@ -77,15 +78,18 @@ def decoded_features(model: Tokenizer, latents: np.ndarray, context: CollectCont
 
 
 def latent_deviation(context: CollectContext) -> float:
-    """Return the standard deviation over all channels of the latents, read block by block."""
-    count = 0
-    mean = 0.0
-    scatter = 0.0
-    for part in batch_slices(context.writer.lengths["image"]):
-        values = context.latents(part).astype(np.float64)
-        total = count + values.size
-        difference = values.mean() - mean
-        scatter += values.var() * values.size + difference**2 * count * values.size / total
-        mean += difference * values.size / total
-        count = total
-    return math.sqrt(scatter / max(count - 1, 1))
+    """Return the root mean square of the channels' standard deviations, read block by block.
+
+    Differences between the means of channels are no variation: a decoder can undo an offset, and
+    noise in units of it would be the larger, the larger the offset. Inactive tokens are left out.
+    """
+    blocks = (_active_rows(context, part) for part in batch_slices(context.writer.lengths["image"]))
+    return math.sqrt(ElementMoments.from_blocks(blocks).variance.mean())
+
+
+def _active_rows(context: CollectContext, part: slice) -> np.ndarray:
+    """Return the active tokens of some images as rows, float64 (m, dim)."""
+    latents = context.latents(part).astype(np.float64)
+    if "active" in context.writer:
+        return latents[context.writer.read("active", part)]
+    return latents.reshape(-1, latents.shape[-1])
