@@ -27,7 +27,7 @@ from workbench.launch.trainables import load_class
 TINY = Scale(
     name="tiny",
     data="digits",
-    images={"limit": 60, "side": 8, "channels": 1},
+    images={"limit": 150, "side": 8, "channels": 1},
     vit={"side": 8, "patch": 4, "num_tokens": 2, "dim": 2, "width": 8, "depth": 1, "heads": 2},
     grid={},
     plan={"steps": 2, "batch_size": 8, "save_every": 2},
@@ -35,7 +35,7 @@ TINY = Scale(
     generator_plan={"steps": 2, "batch_size": 8, "save_every": 2},
     teacher="hog",
     feature_extractor="hog",
-    num_samples=40,
+    num_samples=100,
 )
 RELEASED = [replace(scale, released=True) for scale in (LAPTOP, DIGITS)]
 ALL_SCALES = {**SCALES, **{f"{scale.name}-released": scale for scale in RELEASED}}

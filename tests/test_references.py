@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from workbench.analysis.diagnosis.checks import checks
+from workbench.analysis.diagnosis.generator_rules import tk042_no_better_than_gaussians
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.analysis.learnability.decoder_noise import decoder_noise
 from workbench.collect.class_gaussians import fit_class_gaussians
@@ -56,9 +57,11 @@ def test_class_gaussians_have_the_moments_of_the_latents(num_images):
         np.testing.assert_allclose(np.cov(drawn.T) / scale, covariance / scale, atol=0.05)
 
 
-def test_class_gaussians_refuse_one_image_per_class():
+@pytest.mark.parametrize("num_per_class", [1, 9])
+def test_class_gaussians_refuse_few_images_per_class(num_per_class):
+    """The variance of draws around few images is far above that of the latents."""
     with pytest.raises(NotApplicable):
-        fit_class_gaussians(normal(20, 2, 2), np.arange(20))
+        fit_class_gaussians(normal(20 * num_per_class, 2, 2), np.arange(20 * num_per_class) % 20)
 
 
 @pytest.mark.parametrize("tokens", [2, 80])  # fewer and more dimensions than images
@@ -95,6 +98,31 @@ def test_same_draws_have_the_distance_of_the_samples():
     evidence = generator_evidence(normal(400, 3, seed=2) + 1)
     result = fidelity(**evidence.kwargs_for(fidelity), splits=10)
     assert result.class_gaussians.value == pytest.approx(result.samples_distance.value, rel=1e-9)
+
+
+def test_samples_and_fewer_gaussians_are_compared_at_equal_n():
+    """A distance falls with n, so that 300 draws are farther than 3,000 of the same law."""
+    result = fidelity(
+        train_features=normal(3000, 32),
+        sample_features=normal(3000, 32, seed=1),
+        gaussian_features=normal(300, 32, seed=2),
+        splits=10,
+    )
+    gaussians = result.class_gaussians
+    assert gaussians.n == 300
+    assert gaussians.value > 5 * result.samples_distance.value
+    assert gaussians.samples == pytest.approx(gaussians.value, rel=0.1)
+
+
+def test_guidance_is_named_instead_of_the_training():
+    guided, unguided = (generator_evidence(normal(400, 3, seed=2) + 2.0) for _ in range(2))
+    guided.provenance["sampling"] = {"guidance": 2.0}
+    unguided.provenance["sampling"] = {"guidance": 1.0}
+    findings = [tk042_no_better_than_gaussians(evidence) for evidence in (guided, unguided)]
+    assert findings[0].numbers == findings[1].numbers
+    assert "--guidance 1" in findings[0].advice and "guidance" not in findings[1].advice
+    result = fidelity(**guided.kwargs_for(fidelity), splits=10)
+    assert "guidance 2" in result.full_name(result.samples_distance)
 
 
 # Interpolation

@@ -6,7 +6,9 @@ import numpy as np
 
 from workbench.core.errors import NotApplicable
 
-MIN_DEGREES = 10
+# With m images per class, the variance of draws is 1 + 1/m of that within classes, because the
+# class means vary too.
+MIN_IMAGES_PER_CLASS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> Class
     Raises
     ------
     NotApplicable
-        If there are under 10 images more than classes, or latents are not finite.
+        If there are under 10 images per class on average, or latents are not finite.
     """
     rows = np.asarray(latents, np.float64)
     num_finite = int(np.isfinite(rows).all(axis=(1, 2)).sum())
@@ -95,11 +97,12 @@ def fit_class_gaussians(latents: np.ndarray, labels: np.ndarray | None) -> Class
         class_means = np.stack([rows[members == k].mean(axis=0) for k in range(len(classes))])
         residuals = rows - class_means[members]
         degrees = len(rows) - len(classes)
-    if degrees < MIN_DEGREES:
+    num_classes = max(1, len(classes))
+    if len(rows) < MIN_IMAGES_PER_CLASS * num_classes:
         raise NotApplicable(
-            f"One Gaussian per class needs at least {MIN_DEGREES} training images more than"
-            f" classes, got {len(rows):,} images of {max(1, len(classes)):,} classes. Collect with"
-            " a larger --limit."
+            f"One Gaussian per class needs at least {MIN_IMAGES_PER_CLASS} training images per"
+            f" class, got {len(rows):,} images of {num_classes:,} classes. Collect with"
+            f" --limit {MIN_IMAGES_PER_CLASS * num_classes} or more."
         )
     factor = residuals.reshape(len(rows), -1) / np.sqrt(degrees)
     if len(factor) > factor.shape[1]:

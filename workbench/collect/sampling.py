@@ -79,7 +79,8 @@ def draw_samples(
 def sample_labels(classes: int, limit: int, count: int | None = None) -> Tensor:
     """Return the classes of samples: equally many of every class, at most `limit` in all.
 
-    With a `count`, it is their number, and the first classes may have one more than the others.
+    With a `count`, it is their number, and some classes have one more than others. Fewer samples
+    than classes are spread over all classes.
 
     Examples
     --------
@@ -87,12 +88,14 @@ def sample_labels(classes: int, limit: int, count: int | None = None) -> Tensor:
     [0, 0, 1, 1, 2, 2]
     >>> sample_labels(3, 7, count=4).tolist()
     [0, 0, 1, 2]
+    >>> sample_labels(1000, 2000, count=4).tolist()
+    [0, 250, 500, 750]
     """
-    if count is not None:
-        return torch.arange(count).remainder(classes).sort().values
-    per_class = max(MAX_SAMPLES_PER_CLASS, MIN_SAMPLES // classes)
-    per_class = max(1, min(per_class, limit // classes))
-    return torch.arange(classes).repeat_interleave(per_class)[:limit]
+    if count is None:
+        per_class = max(MAX_SAMPLES_PER_CLASS, MIN_SAMPLES // classes)
+        per_class = max(1, min(per_class, limit // classes))
+        count = min(limit, per_class * classes)
+    return torch.arange(count) * classes // count
 
 
 def decode_samples(tokenizer: Tokenizer, tokens: Tokens) -> np.ndarray:

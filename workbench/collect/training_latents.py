@@ -1,12 +1,11 @@
 """The latents of training images, which references of generated images are made of."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.collect.images import MAX_ARRAY_BYTES, batch_slices, is_stream, load_images
+from workbench.collect.images import batch_slices, is_stream, load_images
 from workbench.core.errors import NotApplicable
 
 if TYPE_CHECKING:
@@ -48,12 +47,16 @@ def check_training_images(context: "CollectContext") -> None:
 
 
 def encode_training_images(context: "CollectContext") -> TrainingLatents:
-    """Encode a random sample of the training images.
+    """Encode a random sample of the training images, in random order.
+
+    It is another sample than that of `train_features`, if there are as many images: draws from
+    Gaussians that were fitted to the very images they are compared with would share the sampling
+    error of these.
 
     Parameters
     ----------
     context : CollectContext
-        Its `limit` and `seed` determine the images, which are those of `train_images`.
+        Its `limit` and `seed` determine the images.
 
     Raises
     ------
@@ -61,15 +64,14 @@ def encode_training_images(context: "CollectContext") -> TrainingLatents:
         If the training images are a stream, or the latents differ in the number of tokens.
     """
     check_training_images(context)
-    max_images = max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape))
-    images = load_images(
-        context.source, "train", sample=min(context.limit, max_images), seed=context.seed
-    )
+    seed = context.seed + 1
+    images = load_images(context.source, "train", sample=context.limit, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(images))
     parts: list[np.ndarray] = []
     num_bytes = 0
     _, height, width = context.image_shape
     for part in batch_slices(len(images), height * width):
-        tokens = context.tokenizer.encode(images.images(part).to(context.device))
+        tokens = context.tokenizer.encode(images.images(order[part]).to(context.device))
         if tokens.active is not None:
             raise NotApplicable(
                 f"{context.source.name} chooses the number of tokens per image, so that latents"
@@ -82,5 +84,5 @@ def encode_training_images(context: "CollectContext") -> TrainingLatents:
         if num_bytes > MAX_LATENT_BYTES:
             break
     latents = np.concatenate(parts)
-    labels = None if images.labels is None else images.labels[: len(latents)]
+    labels = None if images.labels is None else images.labels[order[: len(latents)]]
     return TrainingLatents(latents=latents, labels=labels)

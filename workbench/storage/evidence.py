@@ -93,6 +93,11 @@ class Evidence(EvidenceArrays):
         return self.provenance.get("sampling")
 
     @property
+    def guidance(self) -> float | None:
+        """The scale of classifier-free guidance of the samples; None if there are none."""
+        return None if self.sampling is None else self.sampling.get("guidance")
+
+    @property
     def feature_extractor(self) -> str | None:
         """The network whose features are compared, such as hog or dinov2."""
         return self.provenance.get("feature_extractor")

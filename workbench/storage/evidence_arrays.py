@@ -103,7 +103,7 @@ class EvidenceArrays:
         "float32", "train_image feature", "Features of training images by the feature extractor."
     )
     train_images: np.ndarray | None = _array(
-        "uint8", "train_image height width color", "The training images of train_features."
+        "uint8", "train_picture height width color", "The first training images of train_features."
     )
     sample_features: np.ndarray | None = _array(
         "float32", "sample feature", "Features of the samples by the feature extractor."

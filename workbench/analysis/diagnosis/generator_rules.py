@@ -115,16 +115,24 @@ def tk042_no_better_than_gaussians(evidence: Evidence) -> Finding | None:
     reference = reference_distances(training, gaussian, None)[0].value
     if distance < reference:
         return None
-    return Finding(
-        severity="warning",
-        observation=(
-            f"Samples have a distance of {distance:.4g}, and draws from one Gaussian per class"
-            f" {reference:.4g}: the generator has not learned more than means and covariances."
-        ),
-        advice=(
+    observation = (
+        f"Samples have a distance of {distance:.4g}, and draws from one Gaussian per class"
+        f" {reference:.4g}"
+    )
+    guidance = evidence.guidance
+    if guidance is not None and guidance != 1:
+        conclusion = f". The samples have guidance {guidance:g}, which may be the reason."
+        advice = "Collect samples with --guidance 1. If they are no nearer, train longer."
+    else:
+        conclusion = ": the generator has not learned more than means and covariances."
+        advice = (
             "Train the generator longer. Until then, differences between tokenizers are differences"
             " in speed of training."
-        ),
+        )
+    return Finding(
+        severity="warning",
+        observation=observation + conclusion,
+        advice=advice,
         imported_advice=(
             "Compare the solver, the steps, the guidance and the scale of the latents with those"
             " that the authors sampled with."

@@ -40,7 +40,9 @@ def tk006_few_images_for_distances(evidence: Evidence) -> Finding | None:
         raise NotApplicable(
             f"This needs features of a feature extractor; {evidence.run_name} has none."
         )
-    n = min(map(len, [evidence.features, *evaluated]))
+    # All sets of a comparison are cut to the smallest, also to the training images.
+    training = [] if evidence.train_features is None else [evidence.train_features]
+    n = min(map(len, [evidence.features, *training, *evaluated]))
     dimensions = evidence.features.shape[1]
     is_fid = evidence.feature_extractor == "inception"
     min_images = max(MIN_FID_IMAGES if is_fid else MIN_DISTANCE_IMAGES, 2 * dimensions)

@@ -56,12 +56,21 @@ def distance_column(feature_extractor: str) -> str:
     return f"fd_{kind}" if kind else "fd"
 
 
-def full_name(name: str, feature_extractor: str, n: int, real: str) -> str:
+def full_name(
+    name: str, feature_extractor: str, n: int, real: str, guidance: float | None = None
+) -> str:
     """Return the name of a number that can be cited: network, number of images, reference set.
+
+    That of samples also has the scale of guidance, which changes a distance several times over.
 
     Examples
     --------
     >>> full_name("rFID", "inception", 50_000, "ADM reference")
     'rFID (Inception-v3, n = 50,000, ADM reference)'
+    >>> full_name("gFID", "inception", 50_000, "ADM reference", guidance=1.0)
+    'gFID (Inception-v3, n = 50,000, ADM reference, without guidance)'
     """
-    return f"{name} ({network_title(feature_extractor)}, n = {n:,}, {real})"
+    parts = [network_title(feature_extractor), f"n = {n:,}", real]
+    if guidance is not None:
+        parts.append("without guidance" if guidance == 1 else f"guidance {guidance:g}")
+    return f"{name} ({', '.join(parts)})"

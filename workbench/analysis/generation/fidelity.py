@@ -120,6 +120,8 @@ class Fidelity(Result):
         Sentences on the reliability of the distances.
     image_kind : str
         Name of the images in text.
+    guidance : float or None
+        Scale of classifier-free guidance of the samples; None if it is not known.
     """
 
     distances: tuple[Distance, ...]
@@ -138,6 +140,7 @@ class Fidelity(Result):
     feature_extractor_reason: str
     warnings: tuple[str, ...]
     image_kind: str = "held-out images"
+    guidance: float | None = None
 
     @property
     def metric(self) -> str:
@@ -153,10 +156,11 @@ class Fidelity(Result):
         return f"{name} ({network_title(self.feature_extractor)})"
 
     def full_name(self, distance: Distance) -> str:
-        """Return the name of a distance with its network, number of images and reference set."""
+        """Return the name of a distance with its network, images, reference set and guidance."""
         names = {"held-out": self.image_kind, "training": "training images"}
         real = names.get(distance.real, distance.real)
-        return full_name(distance.name, self.feature_extractor, distance.n, real)
+        guidance = self.guidance if distance.evaluated == "samples" else None
+        return full_name(distance.name, self.feature_extractor, distance.n, real, guidance)
 
     @property
     def samples_distance(self) -> Distance | None:
@@ -225,14 +229,19 @@ class Fidelity(Result):
 
     def _reference_sentences(self) -> list[str]:
         gaussians = self.class_gaussians
-        samples = self.samples_distance
         if gaussians is None:
             return []
-        start = f"Draws from one Gaussian per class, without training, have {gaussians.value:.4g}"
-        if samples is None:
+        start = (
+            f"Draws from one Gaussian per class, without training, have {gaussians.value:.4g} at"
+            f" n = {gaussians.n:,}"
+        )
+        if np.isnan(gaussians.samples):
             return [f"{start}; a generator must be below it."]
-        if samples.value < gaussians.value:
-            return [f"{start}; the samples are {gaussians.value / samples.value:.2g} times nearer."]
+        if gaussians.samples < gaussians.value:
+            ratio = gaussians.value / gaussians.samples
+            return [f"{start}; the samples are {ratio:.2g} times nearer."]
+        if self.guidance is not None and self.guidance != 1:
+            return [f"{start}; the samples, with guidance {self.guidance:g}, are not nearer."]
         return [
             f"{start}; the samples are not nearer, so that the generator has not learned more than"
             " the means and the covariance of the latents."
@@ -265,6 +274,7 @@ def fidelity(
     gaussian_features: np.ndarray | None = None,
     isotropic_features: np.ndarray | None = None,
     image_kind: str = "held-out images",
+    guidance: float | None = None,
     *,
     splits: Annotated[int, Range(10, 200)] = 40,
     neighbors: Annotated[int, Range(1, 10)] = 3,
@@ -304,6 +314,8 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         Features of decoded draws from one Gaussian per class, and of decoded isotropic noise.
     image_kind : str, default "held-out images"
         Name of the images of `features` in text.
+    guidance : float, optional
+        Scale of classifier-free guidance of the samples; 1 is none.
     splits : int, default 40
         Number of half samples behind the intervals; at most 10 for over 512 features. Sets of
         over 10,000 images have intervals by influence functions.
@@ -393,6 +405,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         feature_extractor_reason=feature_extractor_reason,
         warnings=_warnings(used, near_copies),
         image_kind=image_kind,
+        guidance=guidance,
     )
 
 
@@ -414,8 +427,10 @@ def _gaussian_distances(
     """Return the distances of decoded draws from Gaussians to the training images, if any."""
     if "training" not in sets:
         return ()
-    training = cut_to_equal_size(sets, seed)["training"]
-    return reference_distances(training, gaussians, isotropic, seed)
+    equal_sets = cut_to_equal_size(sets, seed)
+    return reference_distances(
+        equal_sets["training"], gaussians, isotropic, seed, samples=equal_sets.get("samples")
+    )
 
 
 def _spatial_names(distances: Sequence[Distance]) -> tuple[Distance, ...]:

@@ -24,6 +24,7 @@ class ReferenceDistance:
     name: str  # class Gaussians or isotropic noise
     value: float
     n: int  # images of each set
+    samples: float = float("nan")  # the distance of a generator's samples at this n
 
 
 def reference_distances(
@@ -31,6 +32,8 @@ def reference_distances(
     gaussian: np.ndarray | None,
     isotropic: np.ndarray | None,
     seed: int = 0,
+    *,
+    samples: np.ndarray | None = None,
 ) -> tuple[ReferenceDistance, ...]:
     """Compute the distances of decoded draws to training images.
 
@@ -42,11 +45,14 @@ def reference_distances(
         Features of decoded draws from one Gaussian per class, and of decoded isotropic noise.
     seed : int, default 0
         Seed of the subsets of equal size.
+    samples : ndarray of float, shape (n_samples, dim), optional
+        Features of the samples of a generator.
 
     Returns
     -------
     tuple of ReferenceDistance
-        One entry per set that is given, both sets cut to the smaller one.
+        One entry per set that is given, all sets cut to the smallest one: a distance is the higher,
+        the fewer images there are.
 
     Raises
     ------
@@ -62,8 +68,15 @@ def reference_distances(
                 f"The features of {name} must be finite and have {training.shape[1]:,} dimensions;"
                 " collect the evidence again."
             )
-        n = min(len(training), len(draws))
-        order = np.random.default_rng(seed).permutation(len(draws))[:n]
-        value = frechet_distance(training[:n], draws[np.sort(order)])
-        distances.append(ReferenceDistance(name=name, value=value, n=n))
+        sets = [training, draws] if samples is None else [training, draws, samples]
+        n = min(map(len, sets))
+        value, *of_samples = (
+            frechet_distance(training[:n], _random_rows(rows, n, seed)) for rows in sets[1:]
+        )
+        distances.append(ReferenceDistance(name, value, n, *of_samples))
     return tuple(distances)
+
+
+def _random_rows(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(len(rows))[:n]
+    return rows[np.sort(order)]

@@ -78,7 +78,9 @@ def memorization(
     )
 
 
-def gallery(result: Memorization, samples: np.ndarray, train_images: np.ndarray) -> np.ndarray:
+def gallery(
+    result: Memorization, samples: np.ndarray, train_images: np.ndarray
+) -> np.ndarray | None:
     """Compose the samples nearest to training images, above these images.
 
     Parameters
@@ -88,29 +90,28 @@ def gallery(result: Memorization, samples: np.ndarray, train_images: np.ndarray)
     samples : ndarray of uint8, shape (s, height, width, channels)
         The generated images that `result` compares.
     train_images : ndarray of uint8, shape (t, height, width, channels)
-        The training images.
+        The training images, or the first of them. Samples whose nearest training image is not among
+        these are left out.
 
     Returns
     -------
-    ndarray of uint8, shape (grid_height, grid_width, 4)
-        An RGBA image grid of two rows.
+    ndarray of uint8, shape (grid_height, grid_width, 4), or None
+        An RGBA image grid of two rows; None if there is no such sample.
 
     Raises
     ------
     UserError
-        If the numbers of images and features differ.
+        If the numbers of samples and of their features differ.
     """
     if len(samples) != len(result.samples):
         raise UserError(
             f"There are {len(samples)} samples, but features of {len(result.samples)} samples."
             " Collect the evidence again."
         )
-    if len(train_images) <= result.training_indices.max():
-        raise UserError(
-            f"There are {len(train_images)} training images, but features of more."
-            " Collect the evidence again."
-        )
-    selected = np.argsort(result.samples, kind="stable")[:MAX_GALLERY_SAMPLES]
+    order = np.argsort(result.samples, kind="stable")
+    selected = order[result.training_indices[order] < len(train_images)][:MAX_GALLERY_SAMPLES]
+    if not len(selected):
+        return None
     copied = np.stack([train_images[i] for i in result.training_indices[selected]])
     return image_grid.compose([samples[selected], copied])
 

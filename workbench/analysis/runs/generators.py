@@ -51,7 +51,7 @@ class GenerationDistance:
     low: float  # 95 % interval of its variation over images
     high: float
     generators: int
-    # Distance of draws from one Gaussian per class, without training; NaN if it was not collected.
+    # Distance of draws from one Gaussian per class, without training; NaN if there are fewer draws.
     class_gaussians: float = float("nan")
 
 
@@ -136,7 +136,9 @@ def generation_distances(
         }
         result = composed_result(fidelity, inputs, splits=NUM_HALF_SAMPLES, seed=seed)
         distance = result.distances[0]
-        reference = np.nan if result.class_gaussians is None else result.class_gaussians.value
+        reference = np.nan
+        if result.class_gaussians is not None and result.class_gaussians.n == distance.n:
+            reference = result.class_gaussians.value
         estimate = (distance.value, distance.low, distance.high, reference)
         source = pair.tokenizer if by == "tokenizer" else pair.generator
         estimates.setdefault(source.run_name, []).append(estimate)

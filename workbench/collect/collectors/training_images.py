@@ -16,11 +16,10 @@ from workbench.collect.training_latents import check_training_images
     provides=["train_images", "train_features", "train_spatial_features"],
 )
 def training_images(model: nn.Module, images: HeldOutImages, context: CollectContext) -> Arrays:
-    """Draw images that the tokenizer was trained on, and compute their features."""
+    """Draw images that the tokenizer was trained on, compute features, and store the first."""
     check_training_images(context)
-    max_images = max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape))
-    sample = min(context.limit, max_images)
-    train = load_images(context.source, "train", sample=sample, seed=context.seed)
+    train = load_images(context.source, "train", sample=context.limit, seed=context.seed)
+    num_pictures = min(len(train), max(1, MAX_ARRAY_BYTES // math.prod(context.image_shape)))
     extractor = context.feature_extractor
     outputs = extractor_outputs(extractor, train.pixels, context.device, "train_", skip=["logits"])
-    return {"train_images": train.read()} | outputs
+    return {"train_images": train.read(slice(num_pictures))} | outputs
