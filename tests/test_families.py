@@ -33,7 +33,7 @@ def family(name: str, weights=(1.0, 1.0), offset: float = 0.0, n: int = 16) -> F
     return Family(
         name=name,
         arms=tuple(f"arm {i}" for i in range(n)),
-        clusters=tuple(f"cluster {i % 6}" for i in range(n)),
+        clusters=tuple(f"cluster {i % 10}" for i in range(n)),
         numbers=numbers,
         distances=distances,
         gaussians=np.full((n, 2), 0.3),
@@ -64,6 +64,22 @@ def test_unrelated_numbers_are_not_significant():
     assert np.median(adjusted) > 0.05
     reversed_sign = score([family("A"), family("B", (-1, -1))])
     assert reversed_sign.two_factor_q2 < 0
+
+
+@pytest.mark.slow
+def test_what_clusters_have_in_common_is_not_significant():
+    """One by one, 48 tokenizers of ten kinds would count as 48 observations."""
+    num_significant = 0
+    for _ in range(6):
+        tables = [family(name, (0, 0)) for name in "ABC"]
+        effects = RANDOM.normal(size=(10, len(NUMBERS) + 1))
+        for table in tables:
+            kinds = np.array([int(cluster.split()[1]) for cluster in table.clusters])
+            table.distances[:] *= np.exp(2 * effects[kinds, -1])[:, None, None]
+            for number, effect in zip(NUMBERS, effects.T, strict=False):
+                table.numbers[number][:] += 2 * effect[kinds]
+        num_significant += min(s.adjusted for s in score(tables).numbers) < 0.05
+    assert num_significant <= 1
 
 
 def test_families_are_refused_with_a_reason():

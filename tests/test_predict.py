@@ -162,6 +162,17 @@ def test_permutations_within_families():
     assert p[0] == pytest.approx(1 / 20_001, abs=1e-4)
 
 
+def test_families_of_the_same_names_are_permuted_alike():
+    """What a target has in common in both families then cannot cancel out in a permutation."""
+    families, names = ["a"] * 9 + ["b"] * 9, [*"abcdefghi", *"ihgfedcba"]
+    target = np.concatenate([np.arange(9.0), np.arange(9.0)[::-1]])
+    opposite = (np.where(np.arange(18) < 9, 1, -1) * (1 + target))[:, None]
+    alike = rank_correlation.permutation_null(opposite, target, families=families, names=names)
+    np.testing.assert_allclose(alike, 0, atol=1e-12)
+    apart = rank_correlation.permutation_null(opposite, target, families=families)
+    assert apart.std() > 0.1
+
+
 def test_adjustment_ignores_copies_of_a_diagnostic():
     random = np.random.default_rng(2)
     x, y = random.normal(size=(6, 1)), random.normal(size=6)

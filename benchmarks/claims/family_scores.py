@@ -125,7 +125,8 @@ class Score:
     partial : float
         Spearman given PSNR and rFD.
     p, adjusted : float
-        Permutation p-value, alone and among the six numbers; NaN for a baseline.
+        Permutation p-value, alone and among the six numbers, of the means of clusters; NaN for a
+        baseline.
     q2 : float
         Saved squared error of left-out families, by this number alone.
     """
@@ -211,8 +212,7 @@ def score(families: Sequence[Family]) -> Scores:
     target = target[:, 0]
     ranks = {name: _ranks(scored, name) for name in (*NUMBERS, *BASELINES)}
     six = np.column_stack([ranks[name] for name in NUMBERS])
-    null = permutation_null(six, target, families=labels)
-    alone, adjusted = p_values(spearman(six, target), null)
+    alone, adjusted = _cluster_p_values(scored, six, target)
     given = np.column_stack([ranks[name] for name in RECONSTRUCTION])
     arguments = (scored, ranks, target, given, labels, clusters)
     factors = np.column_stack([ranks[name] for name in FACTORS])
@@ -227,8 +227,32 @@ def score(families: Sequence[Family]) -> Scores:
         two_factor_q2=left_out_q2(factors, target, labels, ridge=RIDGE),
         reconstruction_q2=left_out_q2(given, target, labels, ridge=RIDGE),
         cluster_q2={family.name: _cluster_q2(family) for family in scored},
-        detectable=detectable_correlation(len(target), len(NUMBERS)),
+        detectable=detectable_correlation(_num_kinds(scored), len(NUMBERS)),
     )
+
+
+def _cluster_p_values(
+    families: Sequence[Family], values: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return p-values, alone and adjusted, of the mean ranks of clusters.
+
+    Tokenizers of one cluster, and the same cluster in several families, may be alike for a reason
+    that has nothing to do with the numbers. Permuted one by one, unrelated numbers would be
+    significant in up to half of all cases.
+    """
+    items = [(family.name, cluster) for family in families for cluster in family.clusters]
+    clusters = list(dict.fromkeys(items))
+    is_member = np.array([[item == cluster for item in items] for cluster in clusters], float)
+    weights = is_member / is_member.sum(axis=1, keepdims=True)
+    values, target = weights @ values, weights @ target
+    names, kinds = zip(*clusters, strict=True)
+    null = permutation_null(values, target, families=names, names=kinds)
+    return p_values(spearman(values, target), null)
+
+
+def _num_kinds(families: Sequence[Family]) -> int:
+    """Return the number of clusters; one of several families with the same clusters is one."""
+    return sum(len(clusters) for clusters in {frozenset(family.clusters) for family in families})
 
 
 def _score(

@@ -68,7 +68,12 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def permutation_null(
-    values: np.ndarray, target: np.ndarray, seed: int = 0, *, families: Sequence[str] | None = None
+    values: np.ndarray,
+    target: np.ndarray,
+    seed: int = 0,
+    *,
+    families: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Compute Spearman's correlations of columns with permuted targets.
 
@@ -86,6 +91,9 @@ def permutation_null(
     families : sequence of str, length n, optional
         If given, items are permuted within their family only. A variable that separates the
         families, and nothing else, then has a null distribution as good as itself.
+    names : sequence of str, length n, optional
+        Names of the items, each once per family. Families of the same names are permuted alike:
+        what one name has in common in all of them is then a single observation.
 
     Returns
     -------
@@ -100,11 +108,12 @@ def permutation_null(
     target_ranks = _unit_ranks(target[:, None])[:, 0]
     if families is not None:
         random = np.random.default_rng(seed)
-        names = np.asarray(families)
         orders = np.tile(np.arange(n), (1 + NUM_RANDOM_ORDERS, 1))
-        for name in dict.fromkeys(families):
-            members = np.flatnonzero(names == name)
-            orders[1:, members] = random.permuted(orders[1:, members], axis=1)
+        for alike in _permuted_alike(families, names):
+            order = np.tile(np.arange(alike.shape[1]), (NUM_RANDOM_ORDERS, 1))
+            order = random.permuted(order, axis=1)
+            for members in alike:
+                orders[1:, members] = members[order]
     elif n <= MAX_EXACT_ITEMS:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
@@ -112,6 +121,20 @@ def permutation_null(
         shuffled = (random.permutation(n) for _ in range(NUM_RANDOM_ORDERS))
         orders = np.vstack([np.arange(n), *shuffled])
     return target_ranks[orders] @ _unit_ranks(values)
+
+
+def _permuted_alike(families: Sequence[str], names: Sequence[str] | None) -> list[np.ndarray]:
+    """Return the items of families that are permuted alike, one family per row."""
+    labels = np.asarray(families)
+    groups: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for family in dict.fromkeys(families):
+        members = np.flatnonzero(labels == family)
+        key = (family,)
+        if names is not None:
+            members = np.array(sorted(members, key=lambda item: names[item]))
+            key = tuple(names[item] for item in members)
+        groups.setdefault(key, []).append(members)
+    return [np.stack(members) for members in groups.values()]
 
 
 def p_values(correlations: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
