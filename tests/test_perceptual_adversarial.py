@@ -193,8 +193,10 @@ def test_dino_discriminator_crops_or_resizes_and_trains_heads_only():
     with torch.no_grad():
         discriminator.heads[0].first[0].weight.normal_()
     adversary = AdversarialLoss(discriminator)
-    adversary.discriminator_loss(images(), images(seed=2))
+    loss = adversary.discriminator_loss(images(), images(seed=2))
     assert not torch.equal(discriminator.heads[0].first[0].left, before)
+    loss.backward()  # the loss is that of the weights before the update
+    assert all(parameter.grad is not None for parameter in discriminator.parameters())
 
 
 def test_readouts_of_dino_are_those_of_its_blocks(tmp_path):

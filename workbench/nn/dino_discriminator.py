@@ -150,8 +150,9 @@ class SpectralConv1d(nn.Conv1d):
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b out t"]:
         """Apply the convolution with the normalized weight."""
         matrix = self.weight.flatten(1)
-        right = F.normalize(matrix.detach().mT @ self.left, dim=0)
-        norm = self.left @ matrix @ right
+        left = self.left.clone()  # `update_norm` changes it before the backward pass
+        right = F.normalize(matrix.detach().mT @ left, dim=0)
+        norm = left @ matrix @ right
         return self._conv_forward(x, self.weight / norm, self.bias)
 
 
