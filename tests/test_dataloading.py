@@ -19,6 +19,7 @@ from workbench.cli import app
 from workbench.collect import batches as batches_module
 from workbench.collect import collect, load_images
 from workbench.core.augmentation import Augmentation
+from workbench.core.batch_shares import BatchShares, item_draws
 from workbench.core.errors import UserError
 from workbench.core.image_size import ImageSize
 from workbench.core.pixels import normalize
@@ -32,7 +33,8 @@ from workbench.launch.throughput import Throughput, measure_throughput
 from workbench.storage.checkpoint import read_tensors
 from workbench.tokenizers.pretrained.wrapped import wrap
 from workbench.training import TrainConfig, fit
-from workbench.training.dataloading import Rank, load_batches
+from workbench.training.config import step_seed
+from workbench.training.dataloading import Rank, batch_flips, load_batches
 
 SIDE = 16
 WIDTH, HEIGHT = 30, 24
@@ -114,6 +116,18 @@ def test_batches_do_not_depend_on_workers_and_resume(sources, monkeypatch, kind)
     for num_workers in (1, 2):
         resumed = batches(data, 4, first=2, num_workers=num_workers, **settings)
         assert all(map(torch.equal, resumed, expected[2:]))
+
+
+def test_mirrored_latents_are_not_those_without_a_class():
+    """The loss draws which classes are dropped, and must not draw the numbers of the flips."""
+    config = TrainConfig(batch_size=2000, flip=0.5, seed=3)
+    shares = BatchShares()
+    shares.start_step(step_seed(config, 7))
+    with shares.computing(0):
+        dropped = item_draws(torch.rand, (2000,)) < 0.1
+    flips = batch_flips(config, Rank(), 7)
+    assert abs(flips[dropped].float().mean() - 0.5) < 0.1
+    assert abs(flips.float().mean() - 0.5) < 0.05
 
 
 def test_crops_and_flips_are_those_of_plain_arrays(sources):

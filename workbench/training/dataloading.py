@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.core.augmentation import Augmentation
+from workbench.core.batch_shares import MAX_SEED
 from workbench.core.errors import UserError
 from workbench.core.pixels import normalize
 from workbench.core.types import (
@@ -28,6 +29,7 @@ from workbench.core.types import (
 from workbench.core.workers import load_in_workers
 from workbench.training.config import TrainConfig, step_seed
 
+FLIP_SEED_STEP = 5_915_587_277  # a prime, added to the seed of a step
 IMAGE_AXES = 4
 
 
@@ -249,7 +251,9 @@ def batch_indices(data: Sized, config: TrainConfig, process: Rank, step: int) ->
 
 def batch_flips(config: TrainConfig, process: Rank, step: int) -> Tensor:
     """Return which of a process's items of one step are mirrored, bool (b,)."""
-    generator = torch.Generator().manual_seed(step_seed(config, step))
+    # With the seed of the step itself, a generator would drop the classes of the same items.
+    seed = (step_seed(config, step) + FLIP_SEED_STEP) % MAX_SEED
+    generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(config.batch_size, generator=generator)
     return uniform[process.rank :: process.world_size] < config.flip
 
