@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import workbench.storage.latent_stats as stats_module
+from workbench.collect.sampling import guidance_scale
 from workbench.core.errors import UserError
 from workbench.generators import transformer
 from workbench.generators.embeddings import sinusoidal_embedding
@@ -28,6 +29,8 @@ from workbench.generators.samplers import (
 from workbench.generators.transformer import SiT, direction_loss
 from workbench.launch.latent_dataset import LatentDataset
 from workbench.nn.transformer import SwiGLU, apply_rotary, rotary_angles
+from workbench.training.config import TrainConfig
+from workbench.training.state import TrainState
 
 SMALL = {"num_tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
 OTHER = {
@@ -392,6 +395,50 @@ def test_label_dropout_rate():
     model.label.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     model.objective(torch.randn(8000, 4, 3), torch.zeros(8000, dtype=torch.int64))
     assert (seen[0] == 5).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("settings", [{"drop_class": 0.0}, {"classes": 1}])
+def test_model_without_a_null_class_is_not_guided(settings):
+    model = perturbed(**settings)
+    assert not model.has_null_class and perturbed().has_null_class
+    assert guidance_scale(model, 2.0) == 1.0 and guidance_scale(perturbed(), 2.0) == 2.0
+    labels = torch.zeros(2, dtype=torch.int64)
+    if not model.config.drop_class:
+        with pytest.raises(UserError):
+            sample_latents(model, labels, guidance=2.0)
+        with pytest.raises(UserError):
+            next(model.trajectory(labels, guidance=2.0))
+    assert len(sample_latents(model, labels, steps=2)) == 2
+
+
+def test_moving_average_has_the_progress_of_the_model():
+    """Its held-out loss is otherwise at other times than the training."""
+    model = small(uniform_after=0.5)
+    state = TrainState(model, TrainConfig(steps=4, save_every=4))
+    times = []
+    for step in range(4):
+        model.set_progress(step / 4)
+        state.update_ema(step)
+        times.append(state.ema.times)
+    assert times == ["logit-normal", "logit-normal", "logit-normal", "uniform"]
+    assert "progress" not in model.state_dict() and small().times == "logit-normal"
+
+
+def test_learned_variances_are_computed_in_float32():
+    """In bfloat16 the smallest and largest log variance are equal at most timesteps."""
+    settings = {"path": "ddpm-linear", "predict": "noise", "learned_variance": True}
+    model = perturbed(**settings, times="timesteps")
+    latents, labels = torch.randn(256, 4, 3), torch.arange(256) % 5
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        torch.manual_seed(0)
+        model.objective(latents, labels).terms["variational"].backward()
+        return model.to_velocity.bias.grad[3:].clone()
+
+    expected = gradient()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(gradient(), expected, rtol=0.05, atol=1e-6)
 
 
 def test_every_setting_changes_something():

@@ -23,11 +23,8 @@ MIN_SAMPLES = 640  # of all classes together, if the limit allows: distances of 
 
 
 def guidance_scale(model: Generator, guidance: float) -> float:
-    """Return the scale with which a generator samples: 1 if it has a single class.
-
-    Without other classes, the class adds nothing to the null class that guidance could enlarge.
-    """
-    return guidance if model.config.classes > 1 else 1.0
+    """Return the scale with which a generator samples: 1 if guidance has no effect."""
+    return guidance if model.has_null_class else 1.0
 
 
 def draw_samples(
@@ -53,8 +50,8 @@ def draw_samples(
     steps : int, optional
         Sampling steps; None uses the generator's default.
     guidance : float
-        Scale of classifier-free guidance; 1 samples from the conditional model. A generator of one
-        class is never guided.
+        Scale of classifier-free guidance; 1 samples from the conditional model. A generator
+        without a null class is never guided.
     seed : int
         Seed of all random numbers.
     **options

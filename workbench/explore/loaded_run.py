@@ -195,7 +195,7 @@ class LoadedGenerator(LoadedRun):
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the axes, the most informative first."""
-        if self.model.config.classes == 1:  # guidance has no effect
+        if not self.model.has_null_class:
             return tuple(axis for axis in self.model.axes if axis not in GUIDANCE_AXES)
         return self.model.axes
 

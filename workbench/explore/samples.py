@@ -8,7 +8,7 @@ import torch
 from workbench.collect import draw_samples
 from workbench.collect.images import model_device
 from workbench.collect.models import load_generator, load_source_tokenizer
-from workbench.collect.sampling import decode_samples
+from workbench.collect.sampling import decode_samples, guidance_scale
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import track
 from workbench.explore.image_grid import ImageGrid
@@ -171,7 +171,9 @@ def trajectory(
     """
     flow = _with_times(model)
     label_tensor = torch.tensor(list(labels), device=model_device(model))
-    points = list(flow.trajectory(label_tensor, guidance=scale, steps=steps, seed=seed))
+    points = list(
+        flow.trajectory(label_tensor, guidance=guidance_scale(model, scale), steps=steps, seed=seed)
+    )
     columns = [decode_samples(tokenizer, tokens) for _, tokens in track(points)]
     images = np.stack(columns, axis=1)
     return ImageGrid(

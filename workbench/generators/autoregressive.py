@@ -143,6 +143,11 @@ class AR(Generator):
         for embedding in tables:
             nn.init.normal_(embedding.weight, std=0.02)
 
+    @property
+    def has_null_class(self) -> bool:
+        """Whether there are several classes, and labels were dropped in training."""
+        return super().has_null_class and self.config.drop_class > 0
+
     @classmethod
     def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the shape of the codes and of the codebook."""

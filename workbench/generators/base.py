@@ -85,6 +85,14 @@ class Generator(nn.Module, ABC):
     axes: ClassVar[tuple[str, ...]] = ("guidance", "step")
     config: GeneratorConfig
 
+    @property
+    def has_null_class(self) -> bool:
+        """Whether guidance has an effect: there are several classes, and a null class was trained.
+
+        A single class adds nothing to the null class that guidance could enlarge.
+        """
+        return self.config.classes > 1
+
     @classmethod
     @abstractmethod
     def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,11 +132,20 @@ def guided_velocity(
         Return this function of x, times and labels instead of the velocity. Channels after those of
         a token, such as variances, have no guidance.
 
+    Raises
+    ------
+    UserError
+        If guidance is requested from a model that was trained with `drop_class=0`.
+
     Notes
     -----
     LightningDiT's published scales (10, 6.7) are for 3 guided channels of 32, and do not carry over
     to guidance on all channels.
     """
+    if scale != 1 and not model.config.drop_class:
+        raise UserError(
+            f"A model with drop_class=0 has no null class; use guidance 1, got {scale:g}."
+        )
     low, high = interval
     guided_channels = model.config.dim if channels is None else channels
     evaluate = model.velocity if predict is None else predict

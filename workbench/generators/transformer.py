@@ -275,6 +275,7 @@ class SiT(Generator):
     axes = ("guidance", "interval", "time", "step")
 
     config: Config
+    progress: Tensor
     mean: Tensor
     std: Tensor
     positions: Tensor | None
@@ -283,7 +284,11 @@ class SiT(Generator):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.progress = 1.0  # fraction of the training that is done; 1 outside of training
+        # The fraction of the training that is done; 1 outside of training. A buffer, so that the
+        # moving average, whose loss is measured, has it too; on the CPU even if the weights are
+        # built on the meta device.
+        progress = torch.ones((), device="cpu")
+        self.register_buffer("progress", progress, persistent=False)
         width = config.width
         self.embed = nn.Linear(config.patch**2 * config.dim, width)
         time_channels = width if config.time_embedding == "scaled" else TIME_CHANNELS
@@ -359,14 +364,21 @@ class SiT(Generator):
             "rows": 1 if data.grid is None else data.grid[0],
         }
 
+    @property
+    def has_null_class(self) -> bool:
+        """Whether there are several classes, and labels were dropped in training."""
+        return super().has_null_class and self.config.drop_class > 0
+
     def set_progress(self, fraction: float) -> None:
         """Set the fraction of the training that is done, in [0, 1]."""
-        self.progress = fraction
+        self.progress.fill_(fraction)
 
     @property
     def times(self) -> Times:
         """Return the distribution of the training times at the present progress."""
-        return "uniform" if self.progress > self.config.uniform_after else self.config.times
+        last = self.config.uniform_after
+        # Most runs have one distribution. A compiled model then need not read the progress.
+        return "uniform" if last < 1 and bool(self.progress > last) else self.config.times
 
     def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"], /) -> Objective:
         """Compute the squared error of the prediction at random times, and the direction loss.
@@ -384,7 +396,8 @@ class SiT(Generator):
         target = point.slope(data, noise) if config.predict == "velocity" else noise
         conditions = torch.where(dropped, config.classes, labels)
         x = point.mix(data, noise)
-        outputs = self.outputs(x, point.t, conditions)
+        # In bfloat16, most of the learned variances would be equal.
+        outputs = self.outputs(x, point.t, conditions).float()
         predicted = outputs[..., : config.dim]
         terms: dict[str, Tensor] = {config.predict: F.mse_loss(predicted, target)}
         if config.learned_variance and is_schedule(config.path):
