@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.analysis.learnability.comparison import diffusability
+from workbench.analysis.learnability.flow_loss import FlowLoss
 from workbench.analysis.learnability.latent_pictures import component_colors, latent_pictures
 from workbench.analysis.learnability.neighbor_consistency import neighbor_consistency
 from workbench.analysis.learnability.scaled_latents import ScaledLatents
@@ -13,7 +14,7 @@ from workbench.analysis.learnability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
 )
-from workbench.analysis.learnability.velocity_variance import velocity_variance
+from workbench.analysis.learnability.velocity_variance import VarianceEstimate, velocity_variance
 from workbench.core.errors import NotApplicable, UserError
 from workbench.storage.evidence import Evidence
 
@@ -211,6 +212,58 @@ def test_loss_of_a_linear_flow_is_the_curve_at_its_own_scale():
     assert velocity_variance(latents, evidences=[tokenizer, other]).flow is None
 
 
+def flow_of(latents: np.ndarray, labels: np.ndarray, loss: float) -> FlowLoss | None:
+    """Return the comparison of a flow with the covariance of its latents, at their own scale."""
+    tokenizer = Evidence({"run": "a", "step": 1}, latents=latents)
+    flow = Evidence(
+        {
+            "run": "flow",
+            "step": 1,
+            "tokenizer": {"run": "../a", "step": 1},
+            "settings": {"mean": 0.0, "std": 1.0},
+        },
+        loss_times=np.linspace(0, 1, 51, dtype=np.float32),
+        loss_by_time=np.full(51, loss, np.float32),
+    )
+    return velocity_variance(latents, labels, evidences=[tokenizer, flow]).flow
+
+
+def test_separable_covariance_is_no_bound_of_a_flow():
+    """A rotation of all numbers of an image makes it far too high; nothing is concluded from it."""
+    rotation = np.linalg.qr(white(1, 64, 64)[0])[0]
+    eigenvalues = 1 / np.arange(1, 65) ** 2
+    flat = white(600, 64, 1)[..., 0] * np.sqrt(eigenvalues) @ rotation
+    entangled = flat.reshape(600, 8, 8) / flat.std()
+    linear = np.pi / 2 * np.sqrt(eigenvalues / eigenvalues.mean()).mean()
+    few = flow_of(entangled, np.zeros(600, int), loss=1.1 * linear)
+    assert few.covariance == "separable" and few.bound > 1.2 * linear
+    enough = flow_of(np.tile(entangled, (2, 1, 1)), np.zeros(1200, int), loss=1.1 * linear)
+    assert enough.covariance == "full" and enough.bound < 1.05 * linear
+    assert few.bound_name != enough.bound_name and few.sentence() != enough.sentence()
+
+
+@pytest.mark.parametrize("num_classes", [1, 100])
+def test_means_of_classes_take_degrees_of_freedom(num_classes):
+    labels = np.sort(np.arange(400) % num_classes)
+    flow = flow_of(white(400, 16, 8), labels, loss=np.pi / 2)
+    assert flow.covariance == "separable"
+    assert flow.bound == pytest.approx(np.pi / 2, rel=0.03)
+    assert flow_of(white(400, 16, 8), np.arange(400), loss=1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "channels", "enough"), [(16, 16, 10), (64, 4, 160), (4, 16, 40), (2, 4, 20)]
+)
+def test_estimate_by_class_needs_enough_images_for_its_shape(tokens, channels, enough):
+    def by_class(num_images: int) -> VarianceEstimate | None:
+        labels = np.repeat(np.arange(8), num_images)
+        result = velocity_variance(white(8 * num_images, tokens, channels), labels)
+        return result.get("by class")
+
+    assert by_class(enough - 1) is None
+    assert by_class(enough).value == pytest.approx(np.pi / 2, rel=0.03)
+
+
 def test_separable_bias_of_white_noise_is_small():
     residuals = white(100, 64, 4)
     spectrum = separable_spectrum(residuals - residuals.mean(axis=0))
@@ -349,12 +402,12 @@ def run(name: str, latents: np.ndarray, grid: tuple[int, int] | None, **details)
 
 
 def test_comparison_grays_what_is_not_comparable_and_marks_the_best():
-    smooth = autoregressive(200, 4, 3, 0.9)
+    smooth = autoregressive(600, 4, 3, 0.9)
     evidences = [
-        run("white", white(200, 16, 3), (4, 4)),
+        run("white", white(600, 16, 3), (4, 4)),
         run("smooth", smooth, (4, 4)),
         run("tokens", smooth, None),
-        run("wide", white(200, 16, 4), (4, 4)),
+        run("wide", white(600, 16, 4), (4, 4)),
         run("others", smooth, (4, 4), fingerprint="g"),
         Evidence({"run": "flow", "step": 1}, loss_by_time=np.ones(2, np.float32)),
     ]

@@ -15,10 +15,11 @@ run 1, only tokens within the budget train it.
 
 By default, the halting head learns from run 2 only, and never at the ends of its range: an image
 that one token meets, or that no budget meets. `halt_estimate`, `ends`, `error_bins` and `balance`
-change this as the released code does: its budgets exceed the number of tokens in 7 of 23 draws, and
-then represent errors that are lower than the requested ones. `labels="smallest"` is not the
-paper's: the head then learns whether a token is beyond the smallest budget that meets an error, for
-any error, instead of beyond the budget that was drawn.
+change this nearly as the released code does: its budgets exceed the number of tokens in 7 of 23
+draws, and then represent errors that are lower than the requested ones. Half of `ends` is a single
+token, while the released budgets are never below a sixteenth of the tokens. `labels="smallest"` is
+not the paper's: the head then learns whether a token is beyond the smallest budget that meets an
+error, for any error, instead of beyond the budget that was drawn.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,8 @@
-"""The loss of a trained flow next to the irreducible variance of the latents that it models."""
+"""The loss of a trained flow next to the irreducible variance of the latents that it models.
+
+Only a full covariance has the loss of the best linear model, which a flow can be compared with. A
+separable one is not what a linear model can learn, and its loss may be far above.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +12,7 @@ import numpy as np
 
 from workbench.analysis.learnability.scaled_latents import ScaledLatents
 from workbench.analysis.learnability.velocity_spectra import (
+    MIN_IMAGES_PER_DIMENSION,
     full_spectrum,
     has_full_covariance,
     separable_spectrum,
@@ -15,6 +20,7 @@ from workbench.analysis.learnability.velocity_spectra import (
 from workbench.storage.evidence import Evidence
 
 MAX_SEPARABLE_VALUES = 1 << 24
+MIN_IMAGES_PER_CLASS = 2  # with fewer, most of the variance is in the means
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,8 +57,19 @@ class FlowLoss:
         """Mean of the irreducible variance over the times."""
         return float(self.irreducible.mean())
 
+    @property
+    def bound_name(self) -> str:
+        """What has the loss `bound`."""
+        return "best linear model" if self.covariance == "full" else "separable model, no bound"
+
     def sentence(self) -> str:
-        """State whether the flow has learned more than the covariance."""
+        """State whether the flow has learned more than the covariance, if that can be told."""
+        if self.covariance != "full":
+            return (
+                f"The loss of {self.run} is {self.mean_loss:.3g}. Whether it uses more than the"
+                f" covariance of the latents cannot be told: that takes {MIN_IMAGES_PER_DIMENSION}"
+                " images per dimension."
+            )
         comparison = (
             f"the loss of {self.run} is {self.mean_loss:.3g}, that of the best linear model"
             f" {self.bound:.3g}"
@@ -84,8 +101,11 @@ def flow_loss(
     Returns
     -------
     FlowLoss or None
-        None if no flow of this checkpoint is among the runs, or its scale is not recorded.
+        None if no flow of this checkpoint is among the runs, its scale is not recorded, or there
+        are fewer than two images per class.
     """
+    if len(latents) < MIN_IMAGES_PER_CLASS * len(means):
+        return None
     for evidence in evidences[1:]:
         if not _is_flow_of(evidence, evidences[0]):
             continue
@@ -114,9 +134,13 @@ def _flow_loss(
         covariance = "full"
     else:
         count = max(2, MAX_SEPARABLE_VALUES // latents.dimensions)
-        positions = np.arange(min(len(latents), count))
+        # Drawn, because images may be in the order of their classes.
+        order = np.random.default_rng(0).permutation(len(latents))[:count]
+        positions = np.sort(order)
         residuals = rescaled.subset(positions).array() - rescaled_means[target[positions]]
-        spectrum = separable_spectrum(residuals)
+        # The means are those of all images, which take one degree of freedom each.
+        share = 1 - len(means) / len(latents)
+        spectrum = separable_spectrum(residuals, degrees=round(share * len(positions)))
         covariance = "separable"
     times = np.asarray(evidence.loss_times, np.float64)
     order = np.argsort(times, kind="stable")

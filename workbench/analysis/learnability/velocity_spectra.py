@@ -26,7 +26,6 @@ MIN_IMAGES_PER_DIMENSION = 10  # with fewer, a full covariance is biased by more
 MAX_FULL_DIMENSIONS = 2048  # of a full covariance: 32 MiB, and seconds for its eigenvalues
 MAX_SEPARABLE_IMAGES = 5000  # more do not change a separable covariance
 MAX_IMAGES_PER_CLASS = 500  # of a separable covariance, which then has a bias below 0.5 %
-MIN_IMAGES_PER_CLASS = 4
 # Directions with a smaller share of the largest variance are not inverted.
 MIN_RELATIVE_VARIANCE = 1e-9
 NORMAL_QUANTILE = 1.96
@@ -137,7 +136,7 @@ def full_spectrum(latents: ScaledLatents, means: np.ndarray, target: np.ndarray)
     return Spectrum(eigenvalues=values[::-1], error=float(error), images=n)
 
 
-def separable_spectrum(residuals: np.ndarray) -> Spectrum:
+def separable_spectrum(residuals: np.ndarray, degrees: int | None = None) -> Spectrum:
     """Fit a covariance that is a product of one of tokens and one of channels.
 
     The eigenvalues are scaled to the trace of the unbiased covariance.
@@ -145,7 +144,9 @@ def separable_spectrum(residuals: np.ndarray) -> Spectrum:
     Parameters
     ----------
     residuals : ndarray of float, shape (n, tokens, channels)
-        Latents less their mean; n is at least 2.
+        Latents less their mean, or less the means of their classes.
+    degrees : int, optional
+        Degrees of freedom: n minus the number of means. By default n - 1.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def separable_spectrum(residuals: np.ndarray) -> Spectrum:
         The products of the eigenvalues of both.
     """
     n = len(residuals)
-    fitted = fit_separable(residuals, degrees=n - 1)
+    fitted = fit_separable(residuals, degrees=n - 1 if degrees is None else degrees)
     token_values, token_vectors = np.linalg.eigh(fitted.tokens)
     channel_values, channel_vectors = np.linalg.eigh(fitted.channels)
     products = np.outer(token_values.clip(min=0), channel_values.clip(min=0))

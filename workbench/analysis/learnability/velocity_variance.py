@@ -16,6 +16,7 @@ References
 arXiv 2606.03578 (2026).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -37,7 +38,6 @@ from workbench.analysis.learnability.velocity_spectra import (
     MAX_FULL_DIMENSIONS,
     MAX_IMAGES_PER_CLASS,
     MAX_SEPARABLE_IMAGES,
-    MIN_IMAGES_PER_CLASS,
     MIN_IMAGES_PER_DIMENSION,
     WHITE_NOISE,
     Spectrum,
@@ -53,7 +53,9 @@ from workbench.storage.evidence import Evidence
 MIN_IMAGES = 20
 NUM_TIMES = 51
 BAND = (10, 90)  # percentiles over classes
-MIN_VECTORS_PER_DIMENSION = 5  # of a class, below which its covariance is visibly too small
+# Vectors of a class per dimension of each factor of its covariance. The roots of the eigenvalues
+# are then up to 3 % too small: each factor's by an eighth of the inverse (Marchenko and Pastur).
+MIN_VECTORS_PER_DIMENSION = 10
 BY_CLASS, POOLED = "by class", "pooled"
 LABEL_FREE, LABEL_FREE_FULL = "label-free", "label-free, full"
 PUBLISHED = (
@@ -230,6 +232,7 @@ class VelocityVariance(LatentsResult):
         if estimate is None:
             return None
         factor = 1 if per_dimension else self.dimensions
+        unit = "per dimension" if per_dimension else "per image"
         low, high = estimate.spectrum.interval
         conditions: Conditions = (
             ("estimator", f"{estimate.name}, {estimate.covariance}"),
@@ -238,8 +241,8 @@ class VelocityVariance(LatentsResult):
         size: Conditions = (("dimensions per image", f"{self.dimensions:,}"),)
         return Perspective(
             name=name,
-            meaning="variance of a flow's velocity that no linear model predicts,"
-            f" {'per dimension' if per_dimension else 'per image'}",
+            meaning="variance of a flow's velocity that no linear model predicts, by a"
+            f" {estimate.covariance} covariance, {unit}",
             value=factor * estimate.value,
             low=factor * low,
             high=factor * high,
@@ -422,28 +425,27 @@ def _class_spectra(
     latents: ScaledLatents, target: np.ndarray, sizes: np.ndarray
 ) -> tuple[list[Spectrum], list[str]]:
     """Return the separable spectrum of each class with enough images, and notes about them."""
+    vectors = min(latents.tokens / latents.channels, latents.channels / latents.tokens)
+    min_images = math.ceil(MIN_VECTORS_PER_DIMENSION / vectors)
     order = np.argsort(target, kind="stable")
     ends = np.cumsum(sizes)
     spectra = []
     for start, end in zip(ends - sizes, ends, strict=True):
-        if end - start < MIN_IMAGES_PER_CLASS:
+        if end - start < min_images:
             continue
         positions = np.sort(order[start:end])[:MAX_IMAGES_PER_CLASS]
         residuals = latents.subset(positions).array()
         spectra.append(separable_spectrum(residuals - residuals.mean(axis=0)))
     notes = []
+    shape = f"{latents.tokens} tokens of {latents.channels} channels"
     if not spectra:
-        notes.append(f"There is no estimate by class: no class has {MIN_IMAGES_PER_CLASS} images.")
+        notes.append(
+            f"There is no estimate by class: {shape} need {min_images} images of a class, and the"
+            f" largest has {sizes.max()}."
+        )
     elif len(spectra) < len(sizes):
         skipped = len(sizes) - len(spectra)
-        notes.append(f"{skipped} classes under {MIN_IMAGES_PER_CLASS} images are skipped.")
-    vectors = min(latents.tokens / latents.channels, latents.channels / latents.tokens)
-    smallest = min((spectrum.images for spectrum in spectra), default=0)
-    if spectra and smallest * vectors < MIN_VECTORS_PER_DIMENSION:
-        notes.append(
-            f"The estimate by class is too low: {smallest} images of a class are too few for"
-            f" {latents.tokens} tokens of {latents.channels} channels."
-        )
+        notes.append(f"{skipped} classes under {min_images} images are skipped.")
     return spectra, notes
 
 

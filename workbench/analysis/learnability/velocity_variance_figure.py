@@ -119,8 +119,8 @@ def _draw_flow(figure: go.Figure, flow: FlowLoss) -> None:
         y=flow.irreducible,
         mode="lines",
         line={"color": COLORS[5], "dash": "dot", "width": 1},
-        name=f"best linear model at the scale of {flow.run}: {flow.bound:.3g}",
-        hovertemplate="t = %{x:.2f}: %{y:.3f}<extra>best linear model</extra>",
+        name=f"{flow.bound_name}, at the scale of {flow.run}: {flow.bound:.3g}",
+        hovertemplate="t = %{x:.2f}: %{y:.3f}<extra>" + flow.bound_name + "</extra>",
         row=1,
         col=1,
     )
