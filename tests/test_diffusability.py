@@ -284,6 +284,12 @@ def test_structure_of_autoregressive_fields(r, side, lds, cds):
     assert structure.cds.value == pytest.approx(cds, abs=0.01)
 
 
+def test_nulls_are_the_values_of_white_noise():
+    table = spatial_structure(white(2000, 16, 8), (4, 4)).table().dropna(subset=["null"])
+    assert len(table) == 9
+    np.testing.assert_allclose(table["value"], table["null"], atol=5e-3)
+
+
 def test_structure_equals_that_of_all_pairs():
     latents = autoregressive(20, 5, 3, 0.6) + white(1, 25, 3, seed=3)
     scaled = (latents - latents.mean(axis=(0, 1))) / latents.std(axis=(0, 1))

@@ -173,6 +173,16 @@ def test_unrelated_latents_have_an_error_of_two_only_without_position_means():
     assert raw == pytest.approx(2 + 25 * np.square(position_means).mean(), rel=0.02)
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_unrelated_latents_have_an_error_of_two_by_every_transform(name):
+    """Averaged latents have a quarter of the variance, and would seem to be related."""
+    first, second = (torch.from_numpy(normal(3000, 4, 4, 4, seed=seed)) for seed in (1, 2))
+    moved = TRANSFORMS[name](first)
+    expected = second[..., : moved.shape[2], : moved.shape[3]]
+    rows = [rearrange(maps, "b d h w -> b (h w) d") for maps in (moved, expected)]
+    assert latent_errors(*rows)[1] == pytest.approx(2, rel=0.02)
+
+
 # Perturbed codes
 
 

@@ -44,8 +44,8 @@ class TransformScore:
         PSNR of the reconstructions of the transformed images; NaN if the encoder does not take
         them, as the errors of the latents.
     latent_error : float
-        Relative squared difference of the latents without the mean at each position: 0 is exact, 1
-        a constant guess, 2 unrelated.
+        Relative squared difference of the latents without the mean at each position: 0 is exact, 2
+        unrelated.
     raw_latent_error : float
         The same with the means.
     """

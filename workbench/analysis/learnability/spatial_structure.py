@@ -139,10 +139,12 @@ class SpatialStructure(LatentsResult):
         """Return one row per measure and variant, and one per distance."""
         rows = []
         for variant in self.variants:
+            # Unit tokens around the mean of their image have a mean near 0.
+            null_rmsc = 1.0 if variant.name == IMAGE_FREE else self.null_rmsc
             for name, item, null in (
                 ("LDS", variant.lds, 0.0),
                 ("CDS", variant.cds, 0.0),
-                ("RMSC", variant.rmsc, self.null_rmsc),
+                ("RMSC", variant.rmsc, null_rmsc),
             ):
                 rows.append(
                     {

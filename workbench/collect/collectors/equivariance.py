@@ -98,8 +98,9 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
     Returns
     -------
     raw, centered : float
-        Mean squared difference divided by the variance over images at each position. The second
-        is without the mean of each position: 0 is exact, 1 a constant, and 2 unrelated latents.
+        Mean squared difference divided by the variance over images at each position, the mean of
+        both latents': a transform that averages has less. The second is without the mean of each
+        position: 0 is exact, and 2 are unrelated latents.
     """
     deviation = expected.double().std(dim=(0, 1))
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -107,7 +108,7 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
     second = expected.double() / deviation
     centered_first = first - first.mean(dim=0)
     centered_second = second - second.mean(dim=0)
-    variance = centered_second.square().sum()
+    variance = (centered_first.square().sum() + centered_second.square().sum()) / 2
     if not variance > 0:
         return float("nan"), float("nan")
     raw = (first - second).square().sum() / variance
