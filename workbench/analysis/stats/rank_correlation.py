@@ -131,8 +131,9 @@ def _permuted_alike(families: Sequence[str], names: Sequence[str] | None) -> lis
         members = np.flatnonzero(labels == family)
         key = (family,)
         if names is not None:
-            members = np.array(sorted(members, key=lambda item: names[item]))
-            key = tuple(names[item] for item in members)
+            own_names = np.asarray(names)[members]
+            members = members[np.argsort(own_names, kind="stable")]
+            key = tuple(np.sort(own_names).tolist())
         groups.setdefault(key, []).append(members)
     return [np.stack(members) for members in groups.values()]
 
