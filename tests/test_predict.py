@@ -83,6 +83,20 @@ def runs(errors, shifts) -> list[Evidence]:
     return [evidence for pair in evidences for evidence in pair]
 
 
+def in_family(evidences, name: str) -> list[Evidence]:
+    """Return the runs with other names, and with tokenizers of another class."""
+    moved = []
+    for evidence in evidences:
+        provenance = evidence.provenance | {"run": f"{name}-{evidence.run_name}"}
+        if evidence.latents is None:
+            source = provenance["tokenizer"]
+            provenance["tokenizer"] = source | {"run": f"{name}-{source['run'].rpartition('/')[2]}"}
+        else:
+            provenance["class"] = f"m:{name}"
+        moved.append(replace(evidence, provenance=provenance))
+    return moved
+
+
 def by_name(result) -> dict:
     return {c.diagnostic: c for c in result.correlations}
 
@@ -277,6 +291,53 @@ def test_diagnostic_in_order_of_gfd_is_significant():
     assert [g.value for g in result.distances] == pytest.approx(np.linspace(1, 4, 7) ** 2)
 
 
+def two_families() -> list[Evidence]:
+    """Return runs whose families differ in errors and distances, without an order within."""
+    low = runs([0.02, 0.03, 0.04, 0.05], [2, 4, 1, 3])
+    high = runs([0.12, 0.14, 0.16, 0.18], [7, 5, 8, 6])
+    return [*in_family(low, "A"), *in_family(high, "B")]
+
+
+def test_tokenizers_are_compared_within_families():
+    result = generation_predictors(two_families())
+    assert result.families == ("m:A with 2 × 2 latents",) * 4 + ("m:B with 2 × 2 latents",) * 4
+    expected = [
+        spearmanr(errors, distances).statistic
+        for errors, distances in [(range(4), [2, 4, 1, 3]), (range(4), [7, 5, 8, 6])]
+    ]
+    assert by_name(result)["L1"].spearman == pytest.approx(np.mean(expected))
+    assert by_name(result)["L1"].kendall == pytest.approx(0, abs=0.2)
+    assert not result.significant
+    # Over both families at once, the errors order the distances.
+    assert generation_predictors(runs(np.linspace(0.02, 0.18, 8), range(1, 9))).significant
+    assert len(set(result.figure().data[-2].marker.symbol)) == 2
+
+
+def test_order_within_every_family_is_significant():
+    first = runs([0.02, 0.03, 0.04, 0.05], [5, 6, 7, 8])
+    second = runs([0.12, 0.14, 0.16, 0.18], [1, 2, 3, 4])
+    result = generation_predictors([*in_family(first, "A"), *in_family(second, "B")])
+    best = by_name(result)["L1"]
+    assert best.spearman == pytest.approx(1) and best.kendall == pytest.approx(1)
+    # 2 of the 24 x 24 orders within families.
+    assert best.significant and best.p == pytest.approx(2 / 576, abs=0.0015)
+    assert result.attainable == pytest.approx(best.p)
+
+
+def test_shape_of_latents_separates_families_and_small_families_are_excluded():
+    evidences = runs([0.02, 0.05, 0.1, 0.15, 0.2], [1, 2, 3, 4, 5])
+    longer = np.random.default_rng(3).normal(size=(60, 3, 2)).astype(np.float32)
+    evidences[8] = replace(evidences[8], latents=longer)
+    result = generation_predictors(evidences)
+    assert result.n == 4 and set(result.families) == {"m:AE with 2 × 2 latents"}
+    assert len(result.excluded) == 1 and result.excluded[0].startswith("t4: ")
+    assert "numbers per image" in result.omitted_diagnostics
+    pairs = zip(evidences[::2], evidences[1::2], strict=True)
+    alone = [run for i, pair in enumerate(pairs) for run in in_family(pair, f"F{i}")]
+    with pytest.raises(NotApplicable):
+        generation_predictors(alone)
+
+
 def test_four_tokenizers_are_never_significant():
     result = generation_predictors(runs([0.02, 0.05, 0.1, 0.2], [1, 2, 3, 4]))
     assert abs(result.correlations[0].spearman) == pytest.approx(1)
@@ -458,6 +519,23 @@ def test_own_runs_predict_a_tokenizer_without_a_generator():
     shuffled = runs(errors, (1 + 10 * errors)[[3, 0, 6, 1, 7, 2, 5, 4]])
     chance = generation_prediction([*shuffled, good]).expectation
     assert not chance.is_expected and np.isnan(chance.probability) and chance.measurement
+
+
+def test_own_runs_predict_only_within_the_family():
+    errors = np.linspace(0.01, 0.05, 5)
+    low = in_family(runs(errors, 1 + 10 * errors), "A")
+    high = in_family(runs(0.1 + errors, 10 + 10 * errors), "B")
+    (new,) = in_family([tokenizer("new", 0.115)], "B")
+    result = generation_prediction([*low, *high, new]).expectation
+    # The line is that of the five tokenizers of the family.
+    assert result.is_expected and result.reference.startswith("B-") and result.n == 5
+    (unknown,) = in_family([tokenizer("new", 0.1)], "C")
+    result = generation_prediction([*low, *high, unknown]).expectation
+    assert not result.is_expected and result.reason and np.isnan(result.probability)
+    # A diagnostic with opposite orders in two families does not predict a family that is left out.
+    opposite = in_family(runs(0.1 + errors, 10 - 10 * errors), "B")
+    result = generation_prediction([*low, *opposite, new]).expectation
+    assert not result.is_expected and result.reason
 
 
 def test_stored_claims_state_if_metrics_and_short_trainings_predict():

@@ -3,7 +3,8 @@
 A sentence such as "expected to generate better than X" needs a calibration: tokenizers whose
 generation and whose metric were measured in the same way. Two are used, in this order:
 
-- the selected runs themselves, if enough of them have generators (`generation_predictors`);
+- the selected runs of the family of the tokenizer, if enough of them have generators
+  (`generation_predictors`);
 - the published table of pretrained tokenizers, if the metric was measured as its authors did.
 
 A metric is used only if it predicts tokenizers that were left out, and an order is stated only with
@@ -26,7 +27,7 @@ from workbench.analysis.runs.generation_predictors import (
     GenerationPredictors,
     generation_predictors,
 )
-from workbench.analysis.runs.generators import pair_generators
+from workbench.analysis.runs.generators import pair_generators, tokenizer_family
 from workbench.analysis.stats.prediction import LinearFit, left_out_q2, ranks_within
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
@@ -284,7 +285,10 @@ def published_fit() -> LinearFit:
 
 
 def own_order(predictors: GenerationPredictors, subject: Evidence, seed: int) -> Expectation:
-    """Return the order of a tokenizer among the selected ones with generators.
+    """Return the order of a tokenizer among those of its family with generators.
+
+    The metric must predict a tokenizer of the family that is left out, and, if there are several
+    families, the order within a family that is left out.
 
     Parameters
     ----------
@@ -300,43 +304,68 @@ def own_order(predictors: GenerationPredictors, subject: Evidence, seed: int) ->
     Expectation
         The best tokenizer that it is expected to generate better than.
     """
+    family = tokenizer_family(subject)
+    members = np.flatnonzero([name == family for name in predictors.families])
+    num_families = len(set(predictors.families))
+    scope = "all of one family" if num_families == 1 else "within its family"
     common = Expectation(
         run=subject.run_name,
-        n=predictors.n,
-        regime=f"{predictors.metric} of these runs' generators",
+        n=len(members),
+        regime=f"{predictors.metric} of these runs' generators, {scope}",
     )
     if not predictors.significant:
         return replace(common, reason=predictors.reason_against_prediction())
+    if not len(members):
+        return replace(
+            common,
+            reason=f"it is a {family}, and no such family of at least {MIN_TOKENIZERS} tokenizers"
+            " has generators",
+        )
     name = predictors.significant[0].diagnostic
     column = [c.diagnostic for c in predictors.correlations].index(name)
-    x = predictors.values[:, column]
-    y = np.log([max(distance.value, 1e-12) for distance in predictors.distances])
-    if left_out_q2(x[:, None], y) <= 0:
+    values = predictors.values[:, column]
+    distances = np.log([max(distance.value, 1e-12) for distance in predictors.distances])
+    if num_families > 1 and _families_q2(values, distances, predictors.families) <= 0:
+        return replace(
+            common,
+            reason=f"{name} orders the {predictors.n} tokenizers with a generator, but does not"
+            " predict the order within a family that is left out",
+        )
+    x, y = values[members], distances[members]
+    if np.ptp(x) == 0 or left_out_q2(x[:, None], y) <= 0:
         return replace(
             common,
             reason=f"{name} orders the {predictors.n} tokenizers with a generator, but does"
-            " not predict the distance of a tokenizer that is left out",
+            f" not predict the distance of a tokenizer that is left out among the {len(members)} of"
+            " its family",
         )
     value = diagnostics_of(subject, seed=seed).get(name)
     if value is None:
         return replace(common, reason=f"{name}, which predicts, was not measured for it")
     fit = LinearFit(x, y)
+    others = [predictors.distances[i] for i in members]
+    others = [distance for distance in others if distance.run != subject.run_name]
     chances = {
         distance.run: fit.probability_below(value, math.log(max(distance.value, 1e-12)))
-        for distance in predictors.distances
-        if distance.run != subject.run_name
+        for distance in others
     }
-    ranked = sorted(predictors.distances, key=lambda distance: distance.value)
-    beaten = [d.run for d in ranked if chances.get(d.run, 0) >= MIN_PROBABILITY]
+    ranked = sorted(others, key=lambda distance: distance.value)
+    beaten = [d.run for d in ranked if chances[d.run] >= MIN_PROBABILITY]
     if not beaten:
         return replace(
             common,
             metric=name,
             probability=max(chances.values()),
-            reason=f"{name} does not put it ahead of any of the {predictors.n} tokenizers with a"
-            f" generator with a probability of {MIN_PROBABILITY}",
+            reason=f"{name} does not put it ahead of any of the {len(others)} tokenizers of its"
+            f" family with a generator with a probability of {MIN_PROBABILITY}",
         )
     return replace(common, metric=name, reference=beaten[0], probability=chances[beaten[0]])
+
+
+def _families_q2(values: np.ndarray, target: np.ndarray, families: Sequence[str]) -> float:
+    """Return Q² of ranks within families that were left out, one family at a time."""
+    ranks = ranks_within(np.column_stack([values, target]), families)
+    return left_out_q2(ranks[:, :1], ranks[:, 1], families)
 
 
 def known_tokenizer(evidence: Evidence) -> CalibrationTokenizer | None:

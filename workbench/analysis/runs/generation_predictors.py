@@ -2,8 +2,11 @@
 
 There are few tokenizers and many diagnostics, so that some diagnostic always correlates. Therefore
 every correlation is compared with the best that as many unrelated diagnostics reach by chance.
+Architectures and sizes of latents differ in diagnostics and in generation without one being the
+cause of the other. Therefore tokenizers are ranked and permuted within families.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
@@ -16,18 +19,21 @@ from workbench.analysis.generation.distance_names import distance_name
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.generators import (
     GenerationDistance,
+    GeneratorPair,
     generation_distances,
     generator_differences,
     pair_generators,
+    tokenizer_family,
 )
 from workbench.analysis.stats import rank_correlation
+from workbench.analysis.stats.prediction import ranks_within
 from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable
 from workbench.core.progress import report_progress
 from workbench.storage.evidence import Evidence
 
 # Of three tokenizers, one order in three agrees or disagrees perfectly by chance.
-MIN_TOKENIZERS = 4
+MIN_TOKENIZERS = 4  # of a family
 # Significance level of the p-value that is adjusted for the number of diagnostics.
 SIGNIFICANCE_LEVEL = 0.05
 CAUTION = "This is a correlation among these runs, not a cause; train another pair to test it."
@@ -35,7 +41,7 @@ CAUTION = "This is a correlation among these runs, not a cause; train another pa
 
 @dataclass(frozen=True)
 class DiagnosticCorrelation:
-    """Rank correlation of one diagnostic with the generation distance of tokenizers."""
+    """Rank correlation of one diagnostic with the generation distance, within families."""
 
     diagnostic: str
     # With gFD, for which lower is better: negative if a higher value goes with better generation.
@@ -64,16 +70,19 @@ class GenerationPredictors(Result):
 
     correlations: tuple[DiagnosticCorrelation, ...]  # the strongest first
     distances: tuple[GenerationDistance, ...]  # one per tokenizer
+    families: tuple[str, ...]  # class and shape of the latents of each tokenizer
     # (tokenizers, diagnostics), in the order of `distances` and `correlations`.
     values: np.ndarray = field(repr=False)
     # |Spearman| that the best of as many unrelated diagnostics exceeds with probability 5 %.
     chance: float
     attainable: float  # adjusted p-value of a perfect order
-    min_tokenizers: int  # number of tokenizers at which a perfect order is significant
+    # Number of tokenizers of one family at which a perfect order is significant.
+    min_tokenizers: int
     images: int  # behind each distance
     metric: str  # name of the distance
     excluded: tuple[str, ...]  # name and reason of each excluded run
-    omitted_diagnostics: tuple[str, ...]  # missing for some tokenizer, or equal for all
+    # Missing for some tokenizer, or equal for all of a family in every family.
+    omitted_diagnostics: tuple[str, ...]
     warnings: tuple[str, ...]
     seed: int
 
@@ -107,7 +116,7 @@ class GenerationPredictors(Result):
 
     def summary(self) -> str:
         """State the diagnostic to choose tokenizers by, if any, and the evidence for it."""
-        sentences = [self._conclusion(), *self.warnings, CAUTION]
+        sentences = [self._conclusion(), self._families_sentence(), *self.warnings, CAUTION]
         if self.excluded:
             sentences.append(f"Excluded: {'; '.join(self.excluded)}.")
         return " ".join(sentences)
@@ -134,6 +143,14 @@ class GenerationPredictors(Result):
             f" generation ({correlation}, adjusted p = {best.adjusted:.2g}, {scope}{note}).{also}"
         )
 
+    def _families_sentence(self) -> str:
+        names = tuple(dict.fromkeys(self.families))
+        if len(names) == 1:
+            return f"All tokenizers are of one family ({names[0]})."
+        return (
+            f"Tokenizers are compared only within the {len(names)} families ({'; '.join(names)})."
+        )
+
     def reason_against_prediction(self) -> str:
         """Return the reason why no diagnostic predicts; for results without a significant one."""
         return (
@@ -145,7 +162,7 @@ class GenerationPredictors(Result):
         if self.attainable > SIGNIFICANCE_LEVEL:
             return (
                 "even a perfect order would not be significant: that needs at least"
-                f" {self.min_tokenizers} tokenizers"
+                f" {self.min_tokenizers} tokenizers of one family"
             )
         return (
             f"the best of {self.num_diagnostics} unrelated diagnostics exceeds {self.chance:.2f}"
@@ -162,8 +179,10 @@ def generation_predictors(
 ) -> GenerationPredictors:
     """Rank diagnostics of tokenizers by their correlation with the quality of generators.
 
-    A diagnostic is significant if the best of as many unrelated diagnostics correlates as well in
-    at most 5 % of all orders of the tokenizers.
+    Tokenizers of one class with latents of one shape are a family. Ranks are those within families,
+    so that differences between architectures and sizes do not contribute. A diagnostic is
+    significant if the best of as many unrelated diagnostics correlates as well in at most 5 % of
+    all orders of the tokenizers within their families.
 
     Parameters
     ----------
@@ -180,12 +199,13 @@ def generation_predictors(
     Returns
     -------
     GenerationPredictors
-        The correlation of every diagnostic that all tokenizers have and that differs.
+        The correlation of every diagnostic that all tokenizers have and that differs within a
+        family. Tokenizers of families with under 4 tokenizers are excluded.
 
     Raises
     ------
     NotApplicable
-        If there are under 4 tokenizers with a generator, or no diagnostic to correlate.
+        If no family has 4 tokenizers with a generator, or there is no diagnostic to correlate.
 
     References
     ----------
@@ -199,29 +219,55 @@ def generation_predictors(
             f" each, measured on the same images; the {len(evidences)} selected runs form"
             f" {counted(len(tokenizers), 'such pair')}."
         )
+    pairs, small = _large_families(pairs)
+    tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
+    families = tuple(tokenizer_family(tokenizer) for tokenizer in tokenizers.values())
     distances, images = generation_distances(pairs, seed)
     diagnostics = _diagnostics(tuple(tokenizers.values()), modes, seed)
-    names, omitted = _shared_names(diagnostics)
+    names, omitted = _shared_names(diagnostics, families)
     values = np.array([[numbers[name] for name in names] for numbers in diagnostics])
     target = np.array([distance.value for distance in distances])
-    correlations, null = _correlate(names, values, target, seed)
+    correlations, null = _correlate(names, values, target, families, seed)
     order = np.argsort([-abs(c.spearman) for c in correlations], kind="stable")
     best_by_chance = np.abs(null).max(axis=1)
     is_perfect = best_by_chance >= 1 - rank_correlation.ROUNDING
     return GenerationPredictors(
         correlations=tuple(correlations[i] for i in order),
         distances=distances,
+        families=families,
         values=values[:, order],
         chance=float(np.quantile(best_by_chance, 1 - SIGNIFICANCE_LEVEL)),
         attainable=float(is_perfect.mean()),
         min_tokenizers=rank_correlation.min_sample_size(len(names), SIGNIFICANCE_LEVEL),
         images=images,
         metric=distance_name("g", pairs[0].generator.feature_extractor or ""),
-        excluded=excluded,
+        excluded=(*excluded, *small),
         omitted_diagnostics=omitted,
         warnings=_warnings(distances, generator_differences(pairs)),
         seed=seed,
     )
+
+
+def _large_families(
+    pairs: Sequence[GeneratorPair],
+) -> tuple[list[GeneratorPair], tuple[str, ...]]:
+    """Return the pairs of families of at least 4 tokenizers, and the reason of each other one."""
+    families = {pair.tokenizer.run_name: tokenizer_family(pair.tokenizer) for pair in pairs}
+    sizes = Counter(families.values())
+    if max(sizes.values()) < MIN_TOKENIZERS:
+        raise NotApplicable(
+            f"Prediction of generation needs at least {MIN_TOKENIZERS} tokenizers of one family"
+            " (one class, and one shape of latents) with a generator each; the"
+            f" {len(families)} selected ones are of {counted(len(sizes), 'family', 'families')},"
+            f" the largest with {counted(max(sizes.values()), 'tokenizer')}."
+        )
+    small = tuple(
+        f"{run}: its family ({family}) has under {MIN_TOKENIZERS} tokenizers with a generator"
+        for run, family in families.items()
+        if sizes[family] < MIN_TOKENIZERS
+    )
+    large = [p for p in pairs if sizes[families[p.tokenizer.run_name]] >= MIN_TOKENIZERS]
+    return large, small
 
 
 def _diagnostics(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list[dict[str, float]]:
@@ -232,8 +278,10 @@ def _diagnostics(tokenizers: Sequence[Evidence], modes: bool, seed: int) -> list
     return diagnostics
 
 
-def _shared_names(diagnostics: Sequence[dict[str, float]]) -> tuple[list[str], tuple[str, ...]]:
-    """Return the diagnostics that all tokenizers have and that differ, and the omitted ones."""
+def _shared_names(
+    diagnostics: Sequence[dict[str, float]], families: Sequence[str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the diagnostics of all tokenizers that differ in a family, and the omitted ones."""
     names: list[str] = []
     omitted: list[str] = []
     for name in BY_NAME:
@@ -241,26 +289,40 @@ def _shared_names(diagnostics: Sequence[dict[str, float]]) -> tuple[list[str], t
         if not values:
             continue
         is_shared = len(values) == len(diagnostics)
-        (names if is_shared and len(set(values)) > 1 else omitted).append(name)
+        differs = is_shared and len(set(zip(families, values, strict=True))) > len(set(families))
+        (names if differs else omitted).append(name)
     if not names:
         raise NotApplicable(
-            "Prediction of generation needs a diagnostic that every tokenizer has and that differs."
+            "Prediction of generation needs a diagnostic that every tokenizer has and that differs"
+            " within a family."
         )
     return names, tuple(omitted)
 
 
 def _correlate(
-    names: Sequence[str], values: np.ndarray, target: np.ndarray, seed: int
+    names: Sequence[str],
+    values: np.ndarray,
+    target: np.ndarray,
+    families: Sequence[str],
+    seed: int,
 ) -> tuple[list[DiagnosticCorrelation], np.ndarray]:
     """Return the correlation of each diagnostic, and those (p, m) with the permuted target."""
     from scipy.stats import kendalltau
 
+    values = ranks_within(values, families)
+    target = ranks_within(target[:, None], families)[:, 0]
+    num_families = len(set(families))
     spearman = rank_correlation.spearman(values, target)
-    null = rank_correlation.permutation_null(values, target, seed)
+    # All orders of a single family can be enumerated if it is small.
+    null = rank_correlation.permutation_null(
+        values, target, seed, families=families if num_families > 1 else None
+    )
     p_values, adjusted_p_values = rank_correlation.p_values(spearman, null)
+    # Every further family costs a degree of freedom, as its mean rank is fixed.
+    effective_n = len(target) - (num_families - 1)
     correlations = []
     for i, name in enumerate(names):
-        low, high = rank_correlation.confidence_interval(float(spearman[i]), len(target))
+        low, high = rank_correlation.confidence_interval(float(spearman[i]), effective_n)
         correlations.append(
             DiagnosticCorrelation(
                 diagnostic=name,

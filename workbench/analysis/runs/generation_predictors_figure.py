@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.runs.diagnostics import BY_NAME
+from workbench.core.counted import counted
 
 if TYPE_CHECKING:
     from workbench.analysis.runs.generation_predictors import (
@@ -23,6 +24,7 @@ MAX_LABELED_POINTS = 6  # more names of tokenizers would overlap
 MIN_HEIGHT_PX = 560
 ROW_HEIGHT_PX = 26
 GRAY = COLORS[6]
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")  # of families
 REFERENCE_COLOR = COLORS[2]
 
 
@@ -46,8 +48,9 @@ def draw(result: GenerationPredictors) -> go.Figure:
         f"Predictors of generation: {len(result.significant)} of {result.num_diagnostics}"
         " diagnostics beyond chance"
     )
+    num_families = counted(len(set(result.families)), "family", "families")
     subtitle = (
-        f"n = {result.n} tokenizers · {result.metric} of {result.images:,} images"
+        f"n = {result.n} tokenizers of {num_families} · {result.metric} of {result.images:,} images"
         f" · bars: 95 % intervals · seed {result.seed}"
     )
     figure.update_layout(
@@ -157,6 +160,9 @@ def _add_panel(
     value = np.array([d.value for d in result.distances])
     high = np.array([d.high for d in result.distances])
     low = np.array([d.low for d in result.distances])
+    names = list(dict.fromkeys(result.families))
+    suffix = "" if correlation.significant else "-open"
+    symbols = [SYMBOLS[names.index(name) % len(SYMBOLS)] + suffix for name in result.families]
     has_labels = result.n <= MAX_LABELED_POINTS
     figure.add_scatter(
         x=result.values[:, index],
@@ -177,9 +183,10 @@ def _add_panel(
         marker={
             "size": 8,
             "color": COLORS[0] if correlation.significant else GRAY,
-            "symbol": "circle" if correlation.significant else "circle-open",
+            "symbol": symbols,
         },
-        hovertemplate="%{text}: %{x:.4~g}, %{y:.4~g}<extra></extra>",
+        customdata=result.families,
+        hovertemplate="%{text}: %{x:.4~g}, %{y:.4~g}<br>%{customdata}<extra></extra>",
         row=row,
         col=column,
     )

@@ -100,6 +100,23 @@ def pair_generators(
     return pairs, tuple(excluded)
 
 
+def tokenizer_family(tokenizer: Evidence) -> str:
+    """Return the class of a tokenizer and the shape of its latents.
+
+    Tokenizers of one family can be exchanged for each other: those of several architectures or
+    sizes differ in many properties at once.
+
+    Examples
+    --------
+    >>> latents = np.zeros((5, 16, 4), np.float32)
+    >>> tokenizer_family(Evidence({"run": "a", "class": "package:AE"}, latents=latents))
+    'package:AE with 16 × 4 latents'
+    """
+    latents = require_array(tokenizer.latents, "latents", tokenizer.run_name)
+    shape = " × ".join(map(str, latents.shape[1:]))
+    return f"{tokenizer.provenance.get('class', 'unnamed class')} with {shape} latents"
+
+
 def generation_distances(
     pairs: Sequence[GeneratorPair],
     seed: int = 0,
