@@ -6,6 +6,7 @@ from scipy.stats import linregress, rankdata, spearmanr, t
 
 from workbench.analysis.stats.prediction import (
     LinearFit,
+    best_left_out_q2,
     cluster_bootstrap,
     detectable_correlation,
     left_out_q2,
@@ -75,6 +76,29 @@ def test_a_strong_ridge_predicts_the_mean():
     random = np.random.default_rng(0)
     x = random.normal(size=(9, 2))
     assert left_out_q2(x, x[:, 0], ridge=1e9) == pytest.approx(0, abs=1e-6)
+
+
+def test_best_of_many_unrelated_factors_is_no_better_than_chance():
+    random, families = np.random.default_rng(4), ["a"] * 8 + ["b"] * 8
+    p_values = []
+    for _ in range(40):
+        target = random.normal(size=16)
+        best, q2, p = best_left_out_q2(random.normal(size=(16, 9)), target, families)
+        assert 0 <= best < 9 and q2 < 1
+        p_values.append(p)
+    # Uniform under the null: a mean of 1/2 and one in twenty below 0.05.
+    assert abs(np.mean(p_values) - 0.5) < 4 * np.sqrt(1 / 12 / 40)
+    assert np.mean(np.array(p_values) <= 0.05) < 0.2
+
+
+def test_best_factor_is_that_of_left_out_families():
+    random, families = np.random.default_rng(5), ["a"] * 8 + ["b"] * 8
+    target = random.normal(size=16)
+    values = np.column_stack([random.normal(size=(16, 3)), target + 0.01 * random.normal(size=16)])
+    best, q2, p = best_left_out_q2(values, target, families)
+    ranks = ranks_within(np.column_stack([values, target]), families)
+    expected = [left_out_q2(ranks[:, [i]], ranks[:, 4], families) for i in range(4)]
+    assert best == 3 and q2 == pytest.approx(max(expected)) and p < 0.001
 
 
 def test_partial_correlation_removes_the_confounder():

@@ -120,8 +120,9 @@ class MeasuredTokenizer:
         The scale of the claims with its variant, for example `laptop-full`.
     images : str
         Data and size of the images.
-    family : str
-        Tokenizers of one family share architecture and shape of their latents, or are maps of one.
+    group : str
+        The claim that the tokenizer is from, the column `family` of the table: `MAETok`, `VA-VAE`,
+        `SoftVQ` or `linear maps`. Tokenizers of one group can have latents of several sizes.
     tokenizer : str
         Name of the tokenizer.
     steps : int
@@ -136,13 +137,18 @@ class MeasuredTokenizer:
 
     scale: str
     images: str
-    family: str
+    group: str
     tokenizer: str
     steps: int
     seconds: float
     gfd: tuple[float, ...]
     gfd_free: tuple[float, ...]
     metrics: Mapping[str, float]
+
+    @property
+    def family(self) -> str:
+        """Tokenizers of one group with latents of one size, between which ranks are comparable."""
+        return f"{self.group}, {self.metrics['numbers per image']:.0f} numbers per image"
 
 
 @cache
@@ -198,7 +204,7 @@ def measured_tokenizers() -> tuple[MeasuredTokenizer, ...]:
         MeasuredTokenizer(
             scale=row["scale"],
             images=row["images"],
-            family=row["family"],
+            group=row["family"],
             tokenizer=row["tokenizer"],
             steps=int(row["steps"]),
             seconds=_number(row["seconds"]),

@@ -13,6 +13,7 @@ metrics predict at all, and if a short training of a generator does.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,11 +25,17 @@ from workbench.analysis.runs.commands import generator_command
 from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.generation_predictors import (
     MIN_TOKENIZERS,
+    SIGNIFICANCE_LEVEL,
     GenerationPredictors,
     generation_predictors,
 )
 from workbench.analysis.runs.generators import pair_generators, tokenizer_family
-from workbench.analysis.stats.prediction import LinearFit, left_out_q2, ranks_within
+from workbench.analysis.stats.prediction import (
+    LinearFit,
+    best_left_out_q2,
+    left_out_q2,
+    ranks_within,
+)
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.progress import Cancelled
 from workbench.storage.calibration import (
@@ -117,6 +124,54 @@ class Expectation:
             return f"Generation was measured for {every}, so nothing is predicted."
         return (
             f"The generation of {self.run} cannot be predicted from these metrics: {self.reason}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPrediction:
+    """Prediction of families of the stored claims that were left out, by properties of latents.
+
+    Attributes
+    ----------
+    tokenizers, families : int
+        Of the scale with the most tokenizers. Families of under 4 tokenizers do not count.
+    images : str
+        Data and size of the images.
+    metric : str
+        The property of the latents with the best prediction of families that were left out.
+    num_metrics : int
+        Number of properties of which it is the best.
+    q2 : float
+        Its Q² of gFD, both as ranks within families.
+    p : float
+        Share of permutations of gFD within families in which any property is as good.
+    """
+
+    tokenizers: int
+    families: int
+    images: str
+    metric: str
+    num_metrics: int
+    q2: float
+    p: float
+
+    @property
+    def predicts(self) -> bool:
+        """True if the best property predicts families that were left out beyond chance."""
+        return self.q2 > 0 and self.p <= SIGNIFICANCE_LEVEL
+
+    def sentence(self) -> str:
+        """Return the best metric, or that none of them predicts, with the evidence."""
+        where = (
+            f"In the stored claims ({self.tokenizers} tokenizers of {self.families} families on"
+            f" {self.images})"
+        )
+        evidence = f"p = {self.p:.3g} of the best of {self.num_metrics}, permuted within families"
+        if not self.predicts:
+            return f"{where} no metric predicts a family that was left out ({evidence})."
+        return (
+            f"{where} the best metric, {self.metric}, saves {100 * self.q2:.0f} % of the squared"
+            f" error of a family that was left out ({evidence})."
         )
 
 
@@ -214,7 +269,9 @@ def expectation(
             f"{count} of the selected tokenizers {verb} a generator, and a calibration needs at"
             f" least {MIN_TOKENIZERS}"
         )
-        expected = Expectation(run=subject.run_name, reason=reason, background=_stored_background())
+        expected = Expectation(
+            run=subject.run_name, reason=reason, background=stored_prediction().sentence()
+        )
         return _undecided(expected, subject)
     try:
         predictors = generation_predictors(everything, seed=seed)
@@ -375,32 +432,34 @@ def known_tokenizer(evidence: Evidence) -> CalibrationTokenizer | None:
     return next((t for t in calibration_tokenizers() if t.address and t.address == address), None)
 
 
-def stored_prediction() -> tuple[int, int, str, float]:
-    """Return how well properties of latents predict left-out tokenizers of the stored claims.
+@cache
+def stored_prediction() -> StoredPrediction:
+    """Compare the best prediction of left-out families of the stored claims with chance.
 
     Returns
     -------
-    tokenizers, families : int
+    StoredPrediction
         Of the scale with the most tokenizers.
-    metric : str
-        The property of the latents with the best prediction of families that were left out.
-    q2 : float
-        Its Q² of log gFD, both as ranks within families: at most 0 if it does not predict.
     """
     tokenizers = _largest_scale()
     families = [tokenizer.family for tokenizer in tokenizers]
-    target = ranks_within(np.array([[np.mean(t.gfd)] for t in tokenizers]), families)[:, 0]
+    target = np.array([np.mean(tokenizer.gfd) for tokenizer in tokenizers])
     names = [
         name
         for name in BY_NAME
         if name not in NOT_LATENT and all(name in t.metrics for t in tokenizers)
     ]
-    scores = {}
-    for name in names:
-        values = np.array([[t.metrics[name]] for t in tokenizers])
-        scores[name] = left_out_q2(ranks_within(values, families), target, families)
-    best = max(scores, key=lambda name: scores[name])
-    return len(tokenizers), len(set(families)), best, scores[best]
+    values = np.array([[t.metrics[name] for name in names] for t in tokenizers])
+    best, q2, p = best_left_out_q2(values, target, families)
+    return StoredPrediction(
+        tokenizers=len(tokenizers),
+        families=len(set(families)),
+        images=tokenizers[0].images,
+        metric=names[best],
+        num_metrics=len(names),
+        q2=q2,
+        p=p,
+    )
 
 
 def short_training() -> ShortTraining | None:
@@ -459,23 +518,14 @@ def _beats_gaussians(tokenizer: MeasuredTokenizer) -> bool:
 
 
 def _largest_scale() -> list[MeasuredTokenizer]:
+    """Return the tokenizers of the scale with the most, without families of under 4."""
     by_scale: dict[str, list[MeasuredTokenizer]] = {}
     for tokenizer in measured_tokenizers():
-        if tokenizer.family != "linear maps":
+        if tokenizer.group != "linear maps":
             by_scale.setdefault(tokenizer.scale, []).append(tokenizer)
-    return max(by_scale.values(), key=len)
-
-
-def _stored_background() -> str:
-    count, families, metric, q2 = stored_prediction()
-    scale = _largest_scale()[0]
-    where = f"{count} tokenizers of {families} families on {scale.images}"
-    if q2 <= 0:
-        return f"In the stored claims ({where}) no metric predicts a family that was left out."
-    return (
-        f"In the stored claims ({where}) the best metric, {metric}, saves {100 * q2:.0f} % of the"
-        " squared error of a family that was left out."
-    )
+    largest = max(by_scale.values(), key=len)
+    sizes = Counter(tokenizer.family for tokenizer in largest)
+    return [t for t in largest if sizes[t.family] >= MIN_TOKENIZERS]
 
 
 def _undecided(expected: Expectation, subject: Evidence) -> Expectation:

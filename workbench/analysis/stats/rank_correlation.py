@@ -107,13 +107,7 @@ def permutation_null(
     n = len(target)
     target_ranks = _unit_ranks(target[:, None])[:, 0]
     if families is not None:
-        random = np.random.default_rng(seed)
-        orders = np.tile(np.arange(n), (1 + NUM_RANDOM_ORDERS, 1))
-        for alike in _permuted_alike(families, names):
-            order = np.tile(np.arange(alike.shape[1]), (NUM_RANDOM_ORDERS, 1))
-            order = random.permuted(order, axis=1)
-            for members in alike:
-                orders[1:, members] = members[order]
+        orders = orders_within(families, seed, names=names)
     elif n <= MAX_EXACT_ITEMS:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
@@ -121,6 +115,34 @@ def permutation_null(
         shuffled = (random.permutation(n) for _ in range(NUM_RANDOM_ORDERS))
         orders = np.vstack([np.arange(n), *shuffled])
     return target_ranks[orders] @ _unit_ranks(values)
+
+
+def orders_within(
+    families: Sequence[str], seed: int = 0, *, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """Return the original order and 20,000 random orders that permute items within families.
+
+    Parameters
+    ----------
+    families : sequence of str, length n
+        Family of each item.
+    seed : int, default 0
+        Seed of the random orders.
+    names : sequence of str, length n, optional
+        Names of the items; see `permutation_null`.
+
+    Returns
+    -------
+    ndarray of int, shape (20001, n)
+    """
+    random = np.random.default_rng(seed)
+    orders = np.tile(np.arange(len(families)), (1 + NUM_RANDOM_ORDERS, 1))
+    for alike in _permuted_alike(families, names):
+        order = np.tile(np.arange(alike.shape[1]), (NUM_RANDOM_ORDERS, 1))
+        order = random.permuted(order, axis=1)
+        for members in alike:
+            orders[1:, members] = members[order]
+    return orders
 
 
 def _permuted_alike(families: Sequence[str], names: Sequence[str] | None) -> list[np.ndarray]:
