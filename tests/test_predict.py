@@ -11,6 +11,7 @@ from workbench.analysis.runs.diagnostics import BY_NAME, diagnostics_of
 from workbench.analysis.runs.expectation import (
     MIN_PROBABILITY,
     published_fit,
+    published_range,
     short_training,
     stored_prediction,
 )
@@ -499,9 +500,27 @@ def test_run_has_a_place_only_with_the_published_protocol():
     assert expected.probability >= MIN_PROBABILITY
     better = [t for t in calibration_tokenizers() if t.name == expected.reference]
     assert better[0].gfid_xl > placement.expected
-    worst = generation_prediction([run], ifid=400).expectation
+    worst = generation_prediction([run], ifid=80).expectation
     assert not worst.is_expected and worst.probability < MIN_PROBABILITY
     assert len(result.table()) == 15 and len(result.figure().data) == 5
+
+
+@pytest.mark.parametrize("ifid", [0.5, 6.3, 81, 400])
+def test_no_expectation_is_extrapolated_from_the_published_table(ifid):
+    low, high = published_range()
+    # The table has iFIDs from 7.68 to 67.41.
+    assert (low, high) == pytest.approx((7.68 / 1.2, 67.41 * 1.2))
+    run = tokenizer("a")
+    result = generation_prediction([run], ifid=ifid)
+    assert not result.expectation.is_expected and np.isnan(result.expectation.probability)
+    for number in (ifid, low, high):
+        assert f"{number:.3g}" in result.expectation.reason
+    (placement,) = result.placements
+    assert placement.ifid == ifid and np.isnan(placement.expected) and not placement.has_place
+    assert result.table()["ifid"][0] == ifid
+    assert len(result.figure().data) == 4
+    inside = generation_prediction([run], ifid=float(np.clip(ifid, low * 1.01, high / 1.01)))
+    assert inside.placements[0].has_place and np.isfinite(inside.placements[0].expected)
 
 
 def test_own_runs_predict_a_tokenizer_without_a_generator():

@@ -48,6 +48,7 @@ from workbench.storage.calibration import (
 from workbench.storage.evidence import Evidence
 
 MIN_PROBABILITY = 0.8  # of an order that is stated
+MAX_EXTRAPOLATION = 1.2  # ratio of an iFID to the nearest published one
 MIN_AGREEMENT = 0.8  # of the orders after a short and after a long training
 NAN = float("nan")
 # Metrics of the stored claims that are no properties of the latents, or that use the features of
@@ -300,6 +301,8 @@ def tokenizers_of(evidences: Sequence[Evidence]) -> list[Evidence]:
 def published_order(run: str, ifid: float) -> Expectation:
     """Return the best published tokenizer that a tokenizer is expected to generate better than.
 
+    No order is expected outside the range of the published values (`published_range`).
+
     Parameters
     ----------
     run : str
@@ -312,13 +315,20 @@ def published_order(run: str, ifid: float) -> Expectation:
     Expectation
     """
     tokenizers = calibration_tokenizers()
+    low, high = published_range()
+    common = Expectation(run=run, metric="iFID", n=len(tokenizers), regime=REGIME)
+    if not low <= ifid <= high:
+        return replace(
+            common,
+            reason=f"its iFID of {ifid:.4g} is outside the range of the {len(tokenizers)} published"
+            f" tokenizers, {low:.3g} to {high:.3g}",
+        )
     fit = published_fit()
     probabilities = {
         tokenizer.name: fit.probability_below(math.log(ifid), math.log(tokenizer.gfid_xl))
         for tokenizer in tokenizers
     }
     beaten = [t for t in tokenizers if probabilities[t.name] >= MIN_PROBABILITY]
-    common = Expectation(run=run, metric="iFID", n=len(tokenizers), regime=REGIME)
     if not beaten:
         worst = max(tokenizers, key=lambda tokenizer: tokenizer.gfid_xl)
         return replace(
@@ -339,6 +349,12 @@ def published_fit() -> LinearFit:
         np.log([tokenizer.ifid for tokenizer in tokenizers]),
         np.log([tokenizer.gfid_xl for tokenizer in tokenizers]),
     )
+
+
+def published_range() -> tuple[float, float]:
+    """Return the lowest and highest iFID at which the line of the published tokenizers is used."""
+    values = [tokenizer.ifid for tokenizer in calibration_tokenizers()]
+    return min(values) / MAX_EXTRAPOLATION, max(values) * MAX_EXTRAPOLATION
 
 
 def own_order(predictors: GenerationPredictors, subject: Evidence, seed: int) -> Expectation:

@@ -1,14 +1,14 @@
 """Expected generation of tokenizers, and their position among published ones.
 
 The published table has the gFID of generators on 14 pretrained tokenizers, and their iFID. A run
-is placed on it only if its iFID was measured by the same protocol; otherwise the differences are
-listed. The table has no other metric of each tokenizer: of the others only correlations within
-families are published.
+is placed on it only if its iFID was measured by the same protocol and is in the range of the
+published ones; otherwise the differences are listed. The table has no other metric of each
+tokenizer: of the others only correlations within families are published.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +24,7 @@ from workbench.analysis.runs.expectation import (
     expectation,
     known_tokenizer,
     published_fit,
+    published_range,
     tokenizers_of,
 )
 from workbench.analysis.stats.prediction import left_out_q2
@@ -56,7 +57,8 @@ class Placement:
     ifid : float
         Its interpolation distance; NaN if it was not measured.
     differences : tuple of str
-        Differences to the published protocol; a run without any is placed on the table.
+        Differences to the published protocol; a run without any is placed on the table if its
+        distance is in the range of the published ones.
     expected : float
         gFID of SiT-XL that the line of the table expects; NaN if it is not placed.
     low, high : float
@@ -73,8 +75,14 @@ class Placement:
 
     @property
     def has_place(self) -> bool:
-        """True if the metric was measured as the published one."""
-        return not self.differences and math.isfinite(self.ifid)
+        """True if the metric was measured as the published one, and is in the range of the line."""
+        return not self.differences and self.is_in_range
+
+    @property
+    def is_in_range(self) -> bool:
+        """True if the iFID is in the range of the published ones."""
+        low, high = published_range()
+        return low <= self.ifid <= high
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -217,21 +225,22 @@ def _placement(evidence: Evidence, name: str, ifid: float, seed: int) -> Placeme
     elif not ifid:
         value = _interpolation_distance(evidence, seed)
         differences = _protocol_differences(evidence)
-    expected = low = high = math.nan
-    if not differences and math.isfinite(value):
-        fit = published_fit()
-        x = math.log(value)
-        margin = stdtrit(fit.n - 2, 0.975) * fit.prediction_deviation(x)
-        expected, low, high = np.exp(fit.predict(x) + np.array([0.0, -margin, margin])).tolist()
-    return Placement(
+    placement = Placement(
         run=name,
         published=published.name if published else "",
         ifid=value,
         differences=differences,
-        expected=expected,
-        low=low,
-        high=high,
+        expected=math.nan,
+        low=math.nan,
+        high=math.nan,
     )
+    if not placement.has_place:
+        return placement
+    fit = published_fit()
+    x = math.log(value)
+    margin = stdtrit(fit.n - 2, 0.975) * fit.prediction_deviation(x)
+    expected, low, high = np.exp(fit.predict(x) + np.array([0.0, -margin, margin])).tolist()
+    return replace(placement, expected=expected, low=low, high=high)
 
 
 def _interpolation_distance(evidence: Evidence, seed: int) -> float:
@@ -275,7 +284,8 @@ def _placement_sentences(placements: Sequence[Placement]) -> list[str]:
                 f" expected at {placement.expected:.3g} ({placement.low:.3g} to"
                 f" {placement.high:.3g})."
             )
-        else:
+        elif placement.differences:
+            # Only an iFID that was given can be out of range, as the expectation states.
             reason = "; ".join(placement.differences)
             runs_by_reason.setdefault(reason, []).append(placement.run)
     for reason, runs in runs_by_reason.items():

@@ -69,11 +69,15 @@ def draw(result: GenerationPrediction) -> go.Figure:
             marker={"symbol": "diamond", "size": 12, "color": [colors[p.run] for p in placed]},
             name="runs, expected",
         )
-    num_without = len(result.placements) - len(placed)
+    num_without = sum(bool(p.differences) for p in result.placements)
     subtitle = f"n = {len(result.tokenizers)} published tokenizers"
     if num_without:
         runs = counted(num_without, "run was", "runs were")
         subtitle += f" · {runs} measured by another protocol and are not shown"
+    num_outside = len(result.placements) - len(placed) - num_without
+    if num_outside:
+        runs = counted(num_outside, "run is", "runs are")
+        subtitle += f" · {runs} outside the range of the table and not shown"
     subtitle += f"<br>{REGIME}"
     ticks = {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:g}" for tick in TICKS]}
     figure.update_xaxes(title="iFID (lower is better)", **ticks)
