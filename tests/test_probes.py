@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
 from workbench.analysis.latents.alignment import teacher_alignment
-from workbench.analysis.latents.probes import probes, whole_image_accuracies
+from workbench.analysis.latents.probes import linear_hits, probes, whole_image_accuracies
 from workbench.analysis.stats.rank_correlation import spearman
 from workbench.analysis.stats.similarity import (
     linear_cka,
@@ -123,6 +123,52 @@ def test_invalid_probe_inputs_are_rejected():
     latents[0] = np.inf
     with pytest.raises(UserError, match="1 of 30"):
         probes(latents, labels)
+
+
+def wide(n: int = 300, dims: int = 960, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw latents of three classes of which every number has a part."""
+    labels = np.random.default_rng(seed).integers(0, 3, n)
+    means = normal(3, dims, seed=seed + 5) / 3
+    return (means[labels] + normal(n, dims, seed=seed + 1)).reshape(n, 4, -1), labels
+
+
+def test_probes_use_the_same_images_however_many_dimensions_there_are(monkeypatch):
+    few, labels = classes()
+    many, _ = wide()
+    # A step of 300 images and 3 classes can have 120 dimensions.
+    monkeypatch.setattr("workbench.analysis.latents.probes.MAX_STEP_OPERATIONS", 300 * 3 * 120)
+    hits = [linear_hits(latents, labels, seed=1) for latents in (few, many)]
+    assert [len(hit) for hit in hits] == [90, 90]
+    result = probes(many, labels)
+    assert (result.train, result.test) == (210, 90) and result.subset is None
+    # Latents in as many dimensions as are used are not projected.
+    direct = linear_hits(many[:, :, :30], labels)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(direct, linear_hits(many[:, :, :30], labels))
+
+
+def test_projected_latents_keep_the_classes_apart(monkeypatch):
+    latents, labels = wide()
+    whole = whole_image_accuracies(latents, labels)
+    monkeypatch.setattr("workbench.analysis.latents.probes.MAX_STEP_OPERATIONS", 300 * 3 * 240)
+    projected = whole_image_accuracies(latents, labels)
+    # Distances between means of 960 dimensions are kept up to sqrt(2 / 240), about a tenth.
+    for method, accuracy in projected.items():
+        assert accuracy > 0.9 and abs(accuracy - whole[method]) < 0.1
+    # Neither the scale of a dimension nor the size of a block matters.
+    scale = np.exp(normal(4, 240, seed=9))
+    monkeypatch.setattr("workbench.analysis.latents.probes.MAX_BLOCK_VALUES", 960)
+    assert whole_image_accuracies(latents * scale, labels) == projected
+
+
+def test_invalid_latents_that_would_be_projected_are_rejected(monkeypatch):
+    latents, labels = wide()
+    monkeypatch.setattr("workbench.analysis.latents.probes.MAX_STEP_OPERATIONS", 300 * 3 * 10)
+    latents[[3, 200], 0, 0] = np.nan
+    with pytest.raises(UserError, match="2 of 300"):
+        probes(latents, labels)
+    with pytest.raises(NotApplicable):
+        probes(np.full_like(latents, 0.1), labels)
 
 
 # Similarity

@@ -1,6 +1,6 @@
 """Probes: classification of images from their latents, compared with chance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -16,11 +16,14 @@ from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.analysis.stats.threads import one_thread
 from workbench.core.errors import NotApplicable
+from workbench.core.mapped_memory import release_mapped_pages
+from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
 
 MIN_IMAGES = 20
 MAX_IMAGES = 5000  # a larger set is sampled: a linear probe holds all latents in memory
 MAX_CLASSES = 100  # of more, a few are drawn: they keep more images each, and are fitted faster
-MAX_STEP_OPERATIONS = 1.5e9  # images times dimensions times classes: a step of the linear probe
+# Images times dimensions times classes: a step of the linear probe. More dimensions are projected.
+MAX_STEP_OPERATIONS = 1.5e9
 MAX_DIRECT_VALUES = 1 << 22  # of the training images; larger ones are rotated to fewer dimensions
 TRAINING_SHARE = 0.7
 MIN_KNOWN_SHARE = 0.5  # of the test images, whose class is among those of the training images
@@ -245,8 +248,10 @@ def probes(
 
     The linear probe is multinomial logistic regression. The other probe is the vote of 20 nearest
     neighbors by cosine. Both are trained on 70 % of the images. Every dimension is standardized.
-    Large evidence is sampled: at most 100 classes and 5,000 images, fewer if they have many
-    dimensions.
+    Large evidence is sampled: at most 100 classes and 5,000 images. The images do not depend on the
+    latents, so that tokenizers are compared on the same ones. More dimensions than 1.5e9 over the
+    numbers of images and classes (3,000 for the largest sample) are standardized and replaced by as
+    many sparse random combinations of them, which keep distances and inner products approximately.
 
     Parameters
     ----------
@@ -280,12 +285,11 @@ def probes(
     1.0
     """
     task = _Task.create(latents, labels, names, seed)
-    pooled = task.rows.reshape(len(task.rows), *latents.shape[1:]).mean(axis=1)
     true_classes = task.target[task.test]
     shuffled_labels = np.random.default_rng(seed + 1).permutation(task.training_labels)
     results = []
     for method, classify in CLASSIFIERS.items():
-        for input_name, rows in (("token mean", pooled), ("whole image", task.rows)):
+        for input_name, rows in (("token mean", task.pooled), ("whole image", task.rows)):
             predicted = task.predict(classify, rows, task.training_labels)
             shuffled = task.predict(classify, rows, shuffled_labels)
             accuracy, low, high = mean_interval((predicted == true_classes).astype(float))
@@ -356,8 +360,8 @@ def linear_hits(
 ) -> np.ndarray:
     """Return which test images the linear probe of `probes` on whole images classifies correctly.
 
-    Runs on the same images and with the same seed have the same test images, so that their hits
-    can be compared image by image.
+    Runs on the same images and with the same seed have the same test images, whatever the shape of
+    their latents, so that their hits can be compared image by image.
 
     Parameters
     ----------
@@ -388,7 +392,8 @@ def linear_hits(
 class _Task:
     """Training and test images with their classes."""
 
-    rows: np.ndarray  # (n, tokens * d)
+    rows: np.ndarray  # (n, tokens * d), or fewer combinations of them
+    pooled: np.ndarray  # (n, d), means over the tokens
     target: np.ndarray  # int (n,), index into `classes`
     classes: tuple[str, ...]
     train: np.ndarray  # indices of images
@@ -402,22 +407,26 @@ class _Task:
         check_labels(labels, len(latents), "A probe")
         texts = class_names(labels, names, len(latents))
         random = np.random.default_rng(seed)
-        sampled = _sample_images(latents, np.asarray(labels), random)
+        sampled = _sample_images(np.asarray(labels), random)
         n = len(sampled)
-        if n < len(latents):
-            latents = latents[sampled]
-            labels = np.asarray(labels)[sampled]
-            texts = tuple(texts[i] for i in sampled)
-        rows = flatten_latents(latents, MIN_IMAGES, "Probing")
-        distinct_labels = np.unique(np.asarray(labels))
+        order = random.permutation(n)
+        num_training = int(TRAINING_SHARE * n)
+        train, test = order[:num_training], order[num_training:]
+        labels = np.asarray(labels)[sampled]
+        texts = tuple(texts[i] for i in sampled)
+        distinct_labels = np.unique(labels)
+        max_dims = int(MAX_STEP_OPERATIONS // max(1, n * len(distinct_labels)))
+        if int(np.prod(latents.shape[1:])) <= max_dims:
+            latents = latents if n == len(latents) else latents[sampled]
+            rows = flatten_latents(latents, MIN_IMAGES, "Probing")
+            pooled = rows.reshape(n, *latents.shape[1:]).mean(axis=1)
+        else:
+            rows, pooled = _projected(latents, sampled, sampled[np.sort(train)], max_dims, seed)
         if len(distinct_labels) < 2:
             raise NotApplicable(
                 f"Probing needs at least two classes; all {n} images are of class {texts[0]}."
             )
-        order = random.permutation(n)
-        num_training = int(TRAINING_SHARE * n)
-        train, test = order[:num_training], order[num_training:]
-        target = np.searchsorted(distinct_labels, np.asarray(labels))
+        target = np.searchsorted(distinct_labels, labels)
         if len(np.unique(target[train])) < 2:
             raise NotApplicable(
                 f"Probing needs at least two classes among the {num_training} training images;"
@@ -432,7 +441,15 @@ class _Task:
             )
         text_of_class = dict(zip(target.tolist(), texts, strict=True))
         classes = tuple(text_of_class[i] for i in range(len(distinct_labels)))
-        return cls(rows=rows, target=target, classes=classes, train=train, test=test, seed=seed)
+        return cls(
+            rows=rows,
+            pooled=pooled,
+            target=target,
+            classes=classes,
+            train=train,
+            test=test,
+            seed=seed,
+        )
 
     @property
     def training_labels(self) -> np.ndarray:
@@ -447,18 +464,51 @@ class _Task:
         return classify(scaled[self.train], labels, scaled[self.test], self.seed)
 
 
-def _sample_images(
-    latents: np.ndarray, labels: np.ndarray, random: np.random.Generator
-) -> np.ndarray:
-    """Return the indices of the images that a probe can afford, from at most 100 classes."""
+def _sample_images(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the indices of at most 5,000 images from at most 100 classes."""
     images = np.arange(len(labels))
     classes = np.unique(labels)
     if len(classes) > MAX_CLASSES:
         chosen_classes = random.choice(classes, MAX_CLASSES, replace=False)
         images = np.flatnonzero(np.isin(labels, chosen_classes))
-    numbers = int(np.prod(latents.shape[1:])) * min(len(classes), MAX_CLASSES)
-    max_images = max(MIN_IMAGES, min(MAX_IMAGES, int(MAX_STEP_OPERATIONS // max(1, numbers))))
-    return images[subsample(len(images), max_images, random, labels[images])]
+    return images[subsample(len(images), MAX_IMAGES, random, labels[images])]
+
+
+def _projected(
+    latents: np.ndarray, images: np.ndarray, training_images: np.ndarray, dims: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return random combinations of the standardized numbers of images, and their token means.
+
+    The latents are read in blocks, because they may not fit into memory.
+    """
+    from sklearn.random_projection import SparseRandomProjection
+
+    moments = ElementMoments.from_blocks(_blocks(latents, training_images))
+    deviation = np.sqrt(moments.variance)
+    deviation[deviation == 0] = 1
+    projection = SparseRandomProjection(dims, random_state=seed, dense_output=True)
+    projection.fit(np.zeros((1, deviation.size)))
+    rows = np.empty((len(images), dims))
+    pooled = np.empty((len(images), latents.shape[2]))
+    done = 0
+    for block in _blocks(latents, images):
+        part = slice(done, done + len(block))
+        scaled = ((block - moments.mean) / deviation).reshape(len(block), -1)
+        is_invalid = ~np.isfinite(scaled).all(axis=1)
+        scaled[is_invalid] = 0
+        rows[part] = projection.transform(scaled)
+        rows[part][is_invalid] = np.nan  # counted and refused below
+        pooled[part] = block.mean(axis=1)
+        done += len(block)
+    return flatten_latents(rows[:, None], MIN_IMAGES, "Probing"), pooled
+
+
+def _blocks(latents: np.ndarray, images: np.ndarray) -> Iterator[np.ndarray]:
+    """Read images in blocks of bounded size, as float64 of shape (m, tokens, d)."""
+    step = max(1, MAX_BLOCK_VALUES // int(np.prod(latents.shape[1:])))
+    for start in range(0, len(images), step):
+        yield np.asarray(latents[images[start : start + step]], np.float64)
+        release_mapped_pages()
 
 
 def rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
