@@ -400,7 +400,7 @@ def test_label_dropout_rate():
 @pytest.mark.parametrize("settings", [{"drop_class": 0.0}, {"classes": 1}])
 def test_model_without_a_null_class_is_not_guided(settings):
     model = perturbed(**settings)
-    assert not model.has_null_class and perturbed().has_null_class
+    assert not model.supports_guidance and perturbed().supports_guidance
     assert guidance_scale(model, 2.0) == 1.0 and guidance_scale(perturbed(), 2.0) == 2.0
     labels = torch.zeros(2, dtype=torch.int64)
     if not model.config.drop_class:

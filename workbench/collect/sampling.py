@@ -24,7 +24,7 @@ MIN_SAMPLES = 640  # of all classes together, if the limit allows: distances of 
 
 def guidance_scale(model: Generator, guidance: float) -> float:
     """Return the scale with which a generator samples: 1 if guidance has no effect."""
-    return guidance if model.has_null_class else 1.0
+    return guidance if model.supports_guidance else 1.0
 
 
 def draw_samples(

@@ -195,7 +195,7 @@ class LoadedGenerator(LoadedRun):
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the axes, the most informative first."""
-        if not self.model.has_null_class:
+        if not self.model.supports_guidance:
             return tuple(axis for axis in self.model.axes if axis not in GUIDANCE_AXES)
         return self.model.axes
 

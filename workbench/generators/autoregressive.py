@@ -25,7 +25,7 @@ from workbench.core.batch_shares import item_draws
 from workbench.core.counted import counted
 from workbench.core.errors import UserError, unknown
 from workbench.core.types import Objective, Tokens
-from workbench.generators.base import EncodedImages, Generator
+from workbench.generators.base import EncodedImages, Generator, check_guidance
 from workbench.generators.vocabulary import (
     check_sampling_options,
     chunked_cross_entropy,
@@ -144,9 +144,9 @@ class AR(Generator):
             nn.init.normal_(embedding.weight, std=0.02)
 
     @property
-    def has_null_class(self) -> bool:
+    def supports_guidance(self) -> bool:
         """Whether there are several classes, and labels were dropped in training."""
-        return super().has_null_class and self.config.drop_class > 0
+        return super().supports_guidance and self.config.drop_class > 0
 
     @classmethod
     def settings_from(cls, data: EncodedImages, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,11 +327,8 @@ class AR(Generator):
         """
         check_sampling_options(temperature=temperature, top_k=top_k, top_p=top_p)
         self._check_labels(labels)
+        check_guidance(guidance, self.config.drop_class)
         is_guided = guidance != 1
-        if is_guided and not self.config.drop_class:
-            raise UserError(
-                f"A model with drop_class=0 has no null class; use guidance 1, got {guidance}."
-            )
         generator = torch.Generator(labels.device).manual_seed(seed)
         conditions = labels
         if is_guided:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from workbench.core.errors import UserError
 from workbench.core.types import Objective, Tokens
 from workbench.storage.sharded_array import RowArray
 
@@ -86,7 +87,7 @@ class Generator(nn.Module, ABC):
     config: GeneratorConfig
 
     @property
-    def has_null_class(self) -> bool:
+    def supports_guidance(self) -> bool:
         """Whether guidance has an effect: there are several classes, and a null class was trained.
 
         A single class adds nothing to the null class that guidance could enlarge.
@@ -181,6 +182,14 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def sampling_config(self) -> dict[str, Any]:
         """Return how `sample` draws by default, for the provenance: solver, steps and the like."""
+
+
+def check_guidance(scale: float, drop_class: float) -> None:
+    """Raise UserError if guidance is requested from a model whose null class was not trained."""
+    if scale != 1 and not drop_class:
+        raise UserError(
+            f"A model with drop_class=0 has no null class; use guidance 1, got {scale:g}."
+        )
 
 
 @runtime_checkable

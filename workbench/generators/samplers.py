@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core.errors import UserError, unknown
+from workbench.generators.base import check_guidance
 from workbench.generators.diffusion import Diffusion, sample_ancestrally
 from workbench.generators.interpolants import Path, interpolant, shift_times
 from workbench.generators.noise_schedules import SCHEDULES, is_schedule
@@ -142,10 +143,7 @@ def guided_velocity(
     LightningDiT's published scales (10, 6.7) are for 3 guided channels of 32, and do not carry over
     to guidance on all channels.
     """
-    if scale != 1 and not model.config.drop_class:
-        raise UserError(
-            f"A model with drop_class=0 has no null class; use guidance 1, got {scale:g}."
-        )
+    check_guidance(scale, model.config.drop_class)
     low, high = interval
     guided_channels = model.config.dim if channels is None else channels
     evaluate = model.velocity if predict is None else predict

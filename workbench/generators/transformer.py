@@ -365,9 +365,9 @@ class SiT(Generator):
         }
 
     @property
-    def has_null_class(self) -> bool:
+    def supports_guidance(self) -> bool:
         """Whether there are several classes, and labels were dropped in training."""
-        return super().has_null_class and self.config.drop_class > 0
+        return super().supports_guidance and self.config.drop_class > 0
 
     def set_progress(self, fraction: float) -> None:
         """Set the fraction of the training that is done, in [0, 1]."""
