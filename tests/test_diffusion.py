@@ -171,6 +171,26 @@ def test_samples_of_a_gaussian_have_its_moments():
     assert x.std().item() == pytest.approx(deviation, rel=0.05)
 
 
+class ExactNoise(SiT):
+    """Predict the noise exactly, for data that is 0.7."""
+
+    def outputs(self, x, t, labels):
+        point = interpolant(self.config.path, t)
+        return (x - 0.7 * point.alpha) / point.sigma
+
+
+@each_schedule
+@pytest.mark.parametrize("solver", ["euler", "heun", "euler-maruyama"])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_the_exact_noise_leads_to_the_data(schedule, solver, steps):
+    """The noise goes like the root of t near t = 0, where a step along its slope would leave it."""
+    model = ExactNoise(SiT.Config(**(DIT | {"path": schedule, "learned_variance": False})))
+    sample = model.sample(torch.arange(2), steps=steps, solver=solver).latents
+    torch.testing.assert_close(sample, torch.full_like(sample, 0.7), rtol=0, atol=1e-4)
+    *_, (_, end) = model.trajectory(torch.arange(2), steps=steps)
+    torch.testing.assert_close(end.latents, sample, rtol=0, atol=1e-4)
+
+
 def test_dit_learns_noise_and_variances():
     torch.manual_seed(0)
     model = SiT(SiT.Config(**DIT))

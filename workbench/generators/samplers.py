@@ -1,6 +1,7 @@
 """Solvers from noise to data along a velocity field, and classifier-free guidance."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.generators.transformer import SiT
 
 Velocity = Callable[[Tensor, float], Tensor]  # (x, t) -> dx/dt
+Integrator = Callable[[Velocity, Tensor, Sequence[float]], Tensor]  # (velocity, noise, times) -> x
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, t, labels) -> numbers of each token
 Solver = Literal["euler", "heun", "euler-maruyama", "ddpm"]
 SOLVERS = get_args(Solver)
@@ -102,6 +104,26 @@ def euler_maruyama(
         if then > 0:
             x = x + (-step * w) ** 0.5 * torch.randn(x.shape, generator=generator).to(x)
     return x
+
+
+def integrate(
+    integrator: Integrator,
+    velocity: Velocity,
+    noise: Float[Tensor, "b n d"],
+    times: Sequence[float],
+    path: Path,
+) -> Float[Tensor, "b n d"]:
+    """Integrate down to t = 0.
+
+    On the path of a discrete schedule, the last step returns the data that the velocity points to,
+    as that of DDIM does. The slope of sigma is infinite at t = 0, so a straight step would leave
+    noise. On the linear path both are the same.
+    """
+    if not is_schedule(path):
+        return integrator(velocity, noise, times)
+    last = times[-2]
+    x = integrator(velocity, noise, times[:-1])
+    return interpolant(path, x.new_full((1,), last)).data(x, velocity(x, last))
 
 
 def guided_velocity(
@@ -248,13 +270,14 @@ def sample_latents(
         )
         return model.destandardize(x)
     velocity = guided_velocity(model, labels, guidance, (low, high), channels)
-    first = first_time(model)
-    if solver == "euler-maruyama":
-        times = sampling_times(steps, shift=shift, first=first, last=SDE_LAST_TIME)
-        x = euler_maruyama(velocity, noise, times, path=config.path, generator=generator)
-    else:
-        solve = euler if solver == "euler" else heun
-        x = solve(velocity, noise, sampling_times(steps, shift=shift, first=first))
+    integrators: dict[str, Integrator] = {
+        "euler": euler,
+        "heun": heun,
+        "euler-maruyama": partial(euler_maruyama, path=config.path, generator=generator),
+    }
+    last = SDE_LAST_TIME if solver == "euler-maruyama" else 0.0
+    times = sampling_times(steps, shift=shift, first=first_time(model), last=last)
+    x = integrate(integrators[solver], velocity, noise, times, config.path)
     return model.destandardize(x)
 
 

@@ -47,6 +47,7 @@ from workbench.generators.samplers import (
     first_time,
     guided_velocity,
     initial_noise,
+    integrate,
     sample_latents,
     sampling_times,
 )
@@ -537,7 +538,7 @@ class SiT(Generator):
             return slope
 
         times = sampling_times(steps, shift=config.shift, first=first_time(self))
-        sample = euler(recorded_velocity, noise.to(labels.device), times)
+        sample = integrate(euler, recorded_velocity, noise.to(labels.device), times, config.path)
         for t, x in (*predictions, (0.0, sample)):
             yield t, Tokens(self.destandardize(x))
 
