@@ -29,8 +29,8 @@ from workbench.generators.samplers import (
 from workbench.generators.transformer import SiT, direction_loss
 from workbench.launch.latent_dataset import LatentDataset
 from workbench.nn.transformer import SwiGLU, apply_rotary, rotary_angles
-from workbench.training.config import TrainConfig
-from workbench.training.state import TrainState
+from workbench.storage.run import Run
+from workbench.training import TrainConfig, fit
 
 SMALL = {"num_tokens": 4, "dim": 3, "classes": 5, "width": 16, "depth": 2, "heads": 2}
 OTHER = {
@@ -411,19 +411,6 @@ def test_model_without_a_null_class_is_not_guided(settings):
     assert len(sample_latents(model, labels, steps=2)) == 2
 
 
-def test_moving_average_has_the_progress_of_the_model():
-    """Its held-out loss is otherwise at other times than the training."""
-    model = small(uniform_after=0.5)
-    state = TrainState(model, TrainConfig(steps=4, save_every=4))
-    times = []
-    for step in range(4):
-        model.set_progress(step / 4)
-        state.update_ema(step)
-        times.append(state.ema.times)
-    assert times == ["logit-normal", "logit-normal", "logit-normal", "uniform"]
-    assert "progress" not in model.state_dict() and small().times == "logit-normal"
-
-
 def test_learned_variances_are_computed_in_float32():
     """In bfloat16 the smallest and largest log variance are equal at most timesteps."""
     settings = {"path": "ddpm-linear", "predict": "noise", "learned_variance": True}
@@ -749,6 +736,24 @@ def test_times_are_uniform_after_a_fraction_of_the_training(monkeypatch):
     assert kinds == late + ["logit-normal"] * 4
     with pytest.raises(UserError, match="uniform_after"):
         SiT.Config(**sizes, uniform_after=1.5)
+
+
+def test_held_out_loss_has_the_times_of_the_training(monkeypatch, tmp_path):
+    kinds: list[tuple[bool, str]] = []
+    model = small(uniform_after=0.5)
+
+    def record(times, path, count, like):
+        kinds.append((torch.is_grad_enabled(), times))
+        return sample_times(times, path, count, like)
+
+    monkeypatch.setattr(transformer, "sample_times", record)
+    data = LatentDataset(rows=np.ones((8, 4, 3), np.float32), labels=np.zeros(8, np.int64))
+    run = Run.create(tmp_path / "run", {"class": "workbench.tests:SiT", "settings": {}})
+    config = TrainConfig(steps=4, batch_size=4, log_every=1)
+    list(fit(model, data, config, run, held_out=data.batch(torch.arange(8))))
+    for is_training in (True, False):
+        times = [kind for training, kind in kinds if training == is_training]
+        assert times == ["logit-normal"] * 3 + ["uniform"]
 
 
 def test_xavier_init_has_the_published_spread():

@@ -285,7 +285,10 @@ class TracksProgress(Protocol):
     """A model whose loss follows a schedule over training."""
 
     def set_progress(self, fraction: float) -> None:
-        """Set the finished fraction of training, 0 to 1; called before every step."""
+        """Set the finished fraction of training, 0 to 1.
+
+        It is called before every step, also for the moving average of the model.
+        """
         ...
 
 

@@ -276,7 +276,6 @@ class SiT(Generator):
     axes = ("guidance", "interval", "time", "step")
 
     config: Config
-    progress: Tensor
     mean: Tensor
     std: Tensor
     positions: Tensor | None
@@ -285,11 +284,7 @@ class SiT(Generator):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        # The fraction of the training that is done; 1 outside of training. A buffer, so that the
-        # moving average, whose loss is measured, has it too; on the CPU even if the weights are
-        # built on the meta device.
-        progress = torch.ones((), device="cpu")
-        self.register_buffer("progress", progress, persistent=False)
+        self.progress = 1.0  # fraction of the training that is done; 1 outside of training
         width = config.width
         self.embed = nn.Linear(config.patch**2 * config.dim, width)
         time_channels = width if config.time_embedding == "scaled" else TIME_CHANNELS
@@ -372,14 +367,12 @@ class SiT(Generator):
 
     def set_progress(self, fraction: float) -> None:
         """Set the fraction of the training that is done, in [0, 1]."""
-        self.progress.fill_(fraction)
+        self.progress = fraction
 
     @property
     def times(self) -> Times:
         """Return the distribution of the training times at the present progress."""
-        last = self.config.uniform_after
-        # Most runs have one distribution. A compiled model then need not read the progress.
-        return "uniform" if last < 1 and bool(self.progress > last) else self.config.times
+        return "uniform" if self.progress > self.config.uniform_after else self.config.times
 
     def objective(self, latents: Float[Tensor, "b n d"], labels: Int[Tensor, " b"], /) -> Objective:
         """Compute the squared error of the prediction at random times, and the direction loss.

@@ -193,9 +193,10 @@ class TrainStep:
             clipped separately.
         """
         config = self.state.config
-        model = self.state.model
-        if isinstance(model, TracksProgress):
-            model.set_progress(step / config.steps)
+        # The held-out loss is computed with the moving average, on the same schedules.
+        for model in (self.state.model, self.state.ema):
+            if isinstance(model, TracksProgress):
+                model.set_progress(step / config.steps)
         terms = self._backward(batch, step)
         gradient_norm, *_ = [
             self.accelerator.clip_grad_norm_(group, config.clip) for group in self.state.clip_groups
