@@ -448,6 +448,9 @@ def test_embeddings_of_images_are_those_of_the_models(models):
     whole = transformers.CLIPModel.from_pretrained(models / "clip").eval()
     projected = whole.get_image_features(pixel_values=clip.preprocess(x)).pooler_output
     torch.testing.assert_close(clip.pooled(x), projected)
+    # Features of images are projected, and features of patches are not.
+    assert (clip.pooled_dim, clip.dim) == (projected.shape[1], 16)
+    assert (dino.pooled_dim, siglip.pooled_dim) == (16, 16)
     tokens = dino.network(pixel_values=dino.preprocess(x)).last_hidden_state
     torch.testing.assert_close(dino.pooled(x), tokens[:, 0])
     assert siglip.pooled(x).shape == (3, 16)

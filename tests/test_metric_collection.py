@@ -12,10 +12,14 @@ from workbench.analysis.generation.fidelity import fidelity
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.collect import collect
 from workbench.collect.networks import metric_networks
-from workbench.collect.statistics import write_statistics
+from workbench.collect.statistics import (
+    image_statistics,
+    reference_statistics,
+    write_statistics,
+)
 from workbench.core.errors import UserError
 from workbench.core.moments import Moments
-from workbench.features import lpips
+from workbench.features import FeatureExtractor, lpips
 from workbench.features.inception import InceptionV3
 from workbench.storage import adm
 from workbench.storage.run import Run
@@ -89,6 +93,43 @@ def test_statistics_in_blocks_are_those_of_all_images(tmp_path):
     )
     np.testing.assert_allclose(written.features.covariance, whole.covariance, atol=1e-12)
     assert written.features.count == 300 and written.spatial_features is None
+
+
+class Means(FeatureExtractor):
+    """The mean of every channel, with another number of channels for patches."""
+
+    dim, pooled_dim, directional = 7, 3, False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def features(self, images, grid):
+        return torch.zeros(len(images), grid[0] * grid[1], 7)
+
+    def pooled(self, images):
+        return images.mean(dim=(2, 3))
+
+
+def test_statistics_state_their_network_and_fit_no_other_of_the_same_dimension(tmp_path):
+    pixels, device = seeded_images(20, 8, 8), torch.device("cpu")
+    statistics = image_statistics([pixels], Means("a"), device)
+    adm.write_statistics(tmp_path / "a.npz", statistics)
+    opened = reference_statistics(tmp_path / "a.npz", Means("a"), device)
+    assert opened.feature_extractor == "a" and opened.features.dim == 3
+    with pytest.raises(UserError):
+        reference_statistics(tmp_path / "a.npz", Means("b"), device)
+    # From the images of the file, the statistics of every network can be computed.
+    with np.load(tmp_path / "a.npz") as archive:
+        np.savez(tmp_path / "both.npz", arr_0=pixels, **archive)
+    computed = reference_statistics(tmp_path / "both.npz", Means("b"), device)
+    assert computed.feature_extractor == "b"
+    np.testing.assert_array_equal(computed.features.mean, statistics.features.mean)
+    # A file of another program does not name its network.
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert not reference_statistics(tmp_path / "adm.npz", Means("b"), device).feature_extractor
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(3), feature_extractor=np.eye(2))
+    with pytest.raises(UserError):
+        reference_statistics(tmp_path / "odd.npz", Means("b"), device)
 
 
 @pytest.mark.slow

@@ -52,7 +52,9 @@ def image_statistics(
             moments[name] = moments[name].merge(part) if name in moments else part
     if not moments:
         raise UserError("Statistics need at least one image; there is none.")
-    return adm.ReferenceStatistics(moments["features"], moments.get("spatial_features"))
+    return adm.ReferenceStatistics(
+        moments["features"], moments.get("spatial_features"), extractor.name
+    )
 
 
 def reference_statistics(
@@ -60,8 +62,8 @@ def reference_statistics(
 ) -> adm.ReferenceStatistics:
     """Return the statistics of a reference file for a feature extractor.
 
-    Statistics in the file are used if they have the dimension of the extractor. Otherwise they are
-    computed from the images in the file.
+    Statistics in the file are used if they have the dimension of the extractor, and its name if the
+    file states one. Otherwise they are computed from the images in the file.
 
     Parameters
     ----------
@@ -80,10 +82,16 @@ def reference_statistics(
     if adm.has_images(path) and not _fits(path, extractor):
         return image_statistics(adm.read_images(path), extractor, device)
     statistics = adm.read_statistics(path)
-    if statistics.features.dim != extractor.dim:
+    if statistics.features.dim != extractor.pooled_dim:
         raise UserError(
             f"The statistics in {printable(path)} have {statistics.features.dim:,} features, and "
-            f"{extractor.title} has {extractor.dim:,}. Use a reference of this network."
+            f"{extractor.title} has {extractor.pooled_dim:,}. Use a reference of this network."
+        )
+    if statistics.feature_extractor not in ("", extractor.name):
+        raise UserError(
+            f"The statistics in {printable(path)} are those of"
+            f" {printable(statistics.feature_extractor)}, not of {extractor.name}. Use a reference"
+            " of this network."
         )
     return statistics
 
@@ -162,6 +170,8 @@ def array_blocks(images: Pixels) -> Iterator[np.ndarray]:
 
 def _fits(path: Path, extractor: FeatureExtractor) -> bool:
     try:
-        return adm.read_statistics(path).features.dim == extractor.dim
+        statistics = adm.read_statistics(path)
     except UserError:
         return False
+    has_name = statistics.feature_extractor in ("", extractor.name)
+    return has_name and statistics.features.dim == extractor.pooled_dim

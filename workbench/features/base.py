@@ -27,7 +27,7 @@ class FeatureExtractor(ABC):
     name : str
         Name under which `get_feature_extractor` returns it, also used in logs.
     dim : int
-        e, channels of a feature.
+        e, channels of the feature of a cell.
     batch_size : int
         Number of images per pass whose activations fit into memory.
     directional : bool
@@ -67,7 +67,7 @@ class FeatureExtractor(ABC):
 
         Returns
         -------
-        Tensor, shape (batch, dim)
+        Tensor, shape (batch, pooled_dim)
             Features of whole images.
         """
         return self.features(images, (1, 1))[:, 0]
@@ -133,6 +133,11 @@ class FeatureExtractor(ABC):
         with torch.no_grad():
             reference_maps = self.layers(references)
         return feature_distance(self.layers(images), reference_maps)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Number of channels of the feature of a whole image."""
+        return self.dim
 
     @property
     def title(self) -> str:

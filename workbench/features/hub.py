@@ -120,6 +120,12 @@ class HubExtractor(FeatureExtractor):
         self.resolution = self.family.resolution or self.config.image_size
 
     @property
+    def pooled_dim(self) -> int:
+        """Number of channels of an embedding, which a projection changes."""
+        config = self.config
+        return config.projection_dim if self.family.projection_class else config.hidden_size
+
+    @property
     def title(self) -> str:
         """Return the name of the family and of the model."""
         return f"{self.family.title} ({self.model})"

@@ -27,7 +27,9 @@ BLOCK_IMAGES = 256
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
 BATCH = "arr_0"
-COUNT = "n"  # written by this package; the evaluator of ADM ignores it
+# Written by this package; the evaluator of ADM ignores them.
+COUNT = "n"
+NETWORK = "feature_extractor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +42,13 @@ class ReferenceStatistics:
         Of pooled features, for FID.
     spatial_features : Moments or None
         Of spatial features, for sFID.
+    feature_extractor : str
+        Name of the network; empty if the file does not state it, as those of ADM.
     """
 
     features: Moments
     spatial_features: Moments | None
+    feature_extractor: str = ""
 
 
 def read_statistics(path: Path) -> ReferenceStatistics:
@@ -66,7 +71,8 @@ def read_statistics(path: Path) -> ReferenceStatistics:
         spatial = None
         if names.issuperset(SPATIAL):
             spatial = _moments(path, archive, SPATIAL, count)
-        return ReferenceStatistics(_moments(path, archive, POOLED, count), spatial)
+        network = _text(path, archive, NETWORK) if NETWORK in names else ""
+        return ReferenceStatistics(_moments(path, archive, POOLED, count), spatial, network)
 
 
 def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
@@ -83,6 +89,8 @@ def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
     if pooled.count is not None:
         arrays[COUNT] = np.array(pooled.count)
+    if statistics.feature_extractor:
+        arrays[NETWORK] = np.array(statistics.feature_extractor)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -194,6 +202,15 @@ def _header(path: Path, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _text(path: Path, archive: zipfile.ZipFile, name: str) -> str:
+    array = _read(archive, name)
+    if array.dtype.kind != "U" or array.size != 1:
+        raise UserError(
+            f"{name} in {printable(path)} must be a text, got {array.dtype} {array.shape}."
+        )
+    return str(array.item())
 
 
 def _moments(

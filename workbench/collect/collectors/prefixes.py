@@ -109,7 +109,7 @@ def prefix_metrics(
         num_featured = len(columns["prefix_features"]) + 1
         if (
             with_features
-            and num_featured * num_images * feature_extractor.dim * 4 <= MAX_ARRAY_BYTES
+            and num_featured * num_images * feature_extractor.pooled_dim * 4 <= MAX_ARRAY_BYTES
         ):
             features = pooled_features(feature_extractor, to_uint8(decoded), images.device)
             columns["prefix_features"].append(features)
