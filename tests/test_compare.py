@@ -8,7 +8,8 @@ from skimage.metrics import structural_similarity
 from workbench.analysis.images.reconstruction import reconstruction
 from workbench.analysis.images.structure import ssim
 from workbench.analysis.plotting.run_colors import RUN_COLORS, colors_of_runs
-from workbench.analysis.runs.metrics import metric_comparison
+from workbench.analysis.runs.candidates import CANDIDATE_METRICS
+from workbench.analysis.runs.metrics import METRICS, metric_comparison
 from workbench.analysis.runs.setting_effects import setting_effects
 from workbench.analysis.runs.settings import settings_comparison
 from workbench.core.errors import NotApplicable, UserError
@@ -60,6 +61,11 @@ def test_ssim_of_small_images_uses_widest_window():
         for a, b in zip(images, decoded, strict=True)
     ]
     assert ssim(images, decoded) == pytest.approx(expected, abs=1e-9)
+
+
+def test_indices_of_two_windows_have_two_names():
+    measured = metric_comparison([run("a"), run("b", 20)], metric="ssim").name
+    assert measured == METRICS["ssim"].label != CANDIDATE_METRICS["ssim"].label
 
 
 def test_ssim_of_identical_images_is_one():

@@ -71,6 +71,20 @@ def test_measured_figures_and_differences_in_protocol():
     assert "not measured and 0.61" in result.summary()
 
 
+def test_published_ssim_is_compared_with_the_window_of_papers():
+    """The collected index has the Gaussian window of 11; that of 7 is named as a difference."""
+    collected = replace(SOFTVQ, ssim=np.linspace(0.5, 0.7, 20).astype(np.float32))
+    figures = [
+        figure
+        for evidence in (SOFTVQ, collected)
+        for figure in wb.analysis.published_figures((evidence,)).figures
+        if figure.metric == "ssim"
+    ]
+    assert figures[1].measured == pytest.approx(0.6) != figures[0].measured
+    differences = [set(figure.protocol.split("; ")) for figure in figures]
+    assert differences[1] < differences[0] and len(differences[0] - differences[1]) == 1
+
+
 def test_fid_needs_inception():
     features = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     evidence = replace(

@@ -138,7 +138,7 @@ CONTROLS = {
 
 CHOICES = {
     "psnr": "PSNR",
-    "ssim": "SSIM",
+    "ssim": "SSIM (window of 7)",
     "l1": "Mean absolute error",
     "mse": "Mean squared error",
     "features": "Distance in features",

@@ -268,7 +268,7 @@ class EvidenceArrays:
         "float32", "image prefix", "Absolute error of each prefix, pixels in [0, 1]."
     )
     prefix_ssim: np.ndarray | None = _array(
-        "float32", "image prefix", "Structural similarity of each prefix."
+        "float32", "image prefix", "SSIM of each prefix: uniform window of 7, pixels in [0, 1]."
     )
     prefix_features: np.ndarray | None = _array(
         "float32",

@@ -161,6 +161,8 @@ def _differences(evidence: Evidence, model: PublishedModel, metric: str) -> list
         differences.append(f"resized by {resize or 'the dataset'} instead of {model.resize}")
     if metric == "lpips":
         differences.append("LPIPS on VGG-16, whereas the source does not state the network")
+    if metric == "ssim" and evidence.ssim is None:
+        differences.append("SSIM with a uniform window of 7, because SSIM was not collected")
     if metric == "rfid":
         network = evidence.feature_extractor
         if network != "inception":
@@ -181,6 +183,9 @@ def _measured_psnr(evidence: Evidence) -> float:
 
 
 def _measured_ssim(evidence: Evidence) -> float:
+    # Papers use the Gaussian window of the collected index.
+    if evidence.ssim is not None:
+        return float(np.mean(evidence.ssim))
     if evidence.images is None or evidence.reconstructions is None:
         return math.nan
     return float(ssim(evidence.images, evidence.reconstructions).mean())

@@ -44,7 +44,8 @@ NORMAL_QUANTILE = 1.96  # of a 95 % interval
 # Metrics of a candidate in the order of the columns.
 CANDIDATE_METRICS: dict[str, MetricInfo] = {
     "psnr": METRICS["psnr"],
-    "ssim": METRICS["ssim"],
+    # The collected one, not that of METRICS, which is computed from stored pictures.
+    "ssim": MetricInfo(label="SSIM (Gaussian window of 11)", unit="", higher_is_better=True),
     "lpips": MetricInfo(label="LPIPS", unit="", higher_is_better=False),
     "rfd": QUALITY_METRICS["rfd"],
     "gfd": MetricInfo(label="gFD", unit="", higher_is_better=False),

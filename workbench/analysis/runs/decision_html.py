@@ -72,12 +72,12 @@ def _metric_columns(result: Decision) -> list[MetricColumn]:
     for metric, info in CANDIDATE_METRICS.items():
         if metric != "gfd" and not any(metric in row.measurements for row in result.candidates):
             continue
-        name, _, network = metric_label(metric, result.feature_extractor).partition(" (")
+        name, _, details = metric_label(metric, result.feature_extractor).partition(" (")
         columns.append(
             MetricColumn(
                 metric=metric,
                 title=f"{name}, {info.unit}" if info.unit else name,
-                details=network.rstrip(")") if metric[1:] == "fd" else "",
+                details=details.rstrip(")"),
                 higher_is_better=info.higher_is_better,
             )
         )

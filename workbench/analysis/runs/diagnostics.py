@@ -39,7 +39,7 @@ class Diagnostic:
 DIAGNOSTICS = (
     Diagnostic("PSNR", "peak signal-to-noise ratio of reconstructions, dB", "unknown"),
     Diagnostic("L1", "mean absolute error of pixels in [0, 1]", "unknown"),
-    Diagnostic("SSIM", "structural similarity of reconstructions", "unknown"),
+    Diagnostic("SSIM", "structural similarity of reconstructions, window of 7", "unknown"),
     Diagnostic(
         "reconstruction distance", "Fréchet distance of images to reconstructions (rFD)", "lower"
     ),

@@ -40,7 +40,7 @@ class MetricInfo:
 
 METRICS: dict[str, MetricInfo] = {
     "psnr": MetricInfo(label="PSNR", unit="dB", higher_is_better=True),
-    "ssim": MetricInfo(label="SSIM", unit="", higher_is_better=True),
+    "ssim": MetricInfo(label="SSIM (window of 7)", unit="", higher_is_better=True),
     "l1": MetricInfo(label="mean absolute error", unit="pixels in [0, 1]", higher_is_better=False),
     "mse": MetricInfo(label="squared error", unit="pixels in [0, 1]", higher_is_better=False),
     "features": MetricInfo(label="distance in features", unit="", higher_is_better=False),
