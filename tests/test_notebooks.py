@@ -36,7 +36,7 @@ FORKED_TRAININGS = "__import__('forked_training').install()"
 REAL_PROCESSES = "__import__('forked_training').uninstall()"
 SMALLER = {
     '"width": 64, "depth": 2': '"width": 32, "depth": 1',
-    "limit=300": "limit=100",
+    "limit=300": "limit=160",
     'data="photos",': 'data="photos", limit=100,',
 }
 TINY = "num_tokens=2, width=8, depth=1, heads=2, codebook_size=8, batch_size=8"
