@@ -15,6 +15,17 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 # Closed forms
 
 
+def test_channels_that_are_constant_up_to_rounding_are_not_filled():
+    """Divided by their deviation, the rounding errors of a constant would fill a direction."""
+    random = np.random.default_rng(0)
+    live = random.normal(size=(300, 8, 8))
+    nearly_constant = 3 + 1e-7 * random.normal(size=(300, 8, 8))
+    result = latent_geometry(np.concatenate([live, nearly_constant], axis=2), standardize=True)
+    alone = latent_geometry(live, standardize=True)
+    ratio = result["participation ratio"].value / alone["participation ratio"].value
+    assert ratio == pytest.approx(1, abs=0.02)
+
+
 def test_bounds_of_the_participation_ratio_and_effective_rank():
     ranks = (dispersion.participation_ratio, dispersion.effective_rank, dispersion.half_order_rank)
     for measure in ranks:

@@ -7,6 +7,7 @@ import numpy as np
 
 from workbench.collect.images import batch_slices, is_stream, load_images
 from workbench.core.errors import NotApplicable
+from workbench.core.moments import mean_and_scale
 
 if TYPE_CHECKING:
     from workbench.collect.collectors.base import CollectContext
@@ -32,9 +33,7 @@ class TrainingLatents:
     @property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel, shapes (dim,); 1 for a constant channel."""
-        channels = self.latents.reshape(-1, self.latents.shape[-1]).astype(np.float64)
-        deviation = channels.std(axis=0)
-        return channels.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+        return mean_and_scale(self.latents, axis=(0, 1))
 
 
 def check_training_images(context: "CollectContext") -> None:

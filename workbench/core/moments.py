@@ -10,6 +10,8 @@ from workbench.core.mapped_memory import release_mapped_pages
 
 BLOCK_ROWS = 2048
 MAX_BLOCK_VALUES = 1 << 22  # float64 values in memory at once, 32 MiB
+# Numbers whose standard deviation is a smaller part of their magnitude are constant up to rounding.
+MAX_ROUNDING_ERROR = 1e-6
 
 
 def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -28,6 +30,41 @@ def row_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), step):
         yield np.asarray(rows[start : start + step], np.float64)
         release_mapped_pages()
+
+
+def mean_and_scale(
+    rows: np.ndarray, axis: int | tuple[int, ...] = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation, with 1 in place of that of constant numbers.
+
+    Division by the deviation of numbers that are constant up to rounding would make noise of them.
+
+    Parameters
+    ----------
+    rows : ndarray of float
+        Numbers.
+    axis : int or tuple of int
+        The axes of the mean.
+
+    Returns
+    -------
+    mean, scale : ndarray of float64
+        Without these axes.
+
+    Examples
+    --------
+    >>> rows = np.array([[1.0, 5.0], [3.0, 5.0 + 1e-9]])
+    >>> mean_and_scale(rows)[1].tolist()
+    [1.0, 1.0]
+    """
+    mean = rows.mean(axis=axis, dtype=np.float64)
+    deviation = rows.std(axis=axis, dtype=np.float64)
+    return mean, np.where(is_constant(deviation, mean), 1.0, deviation)
+
+
+def is_constant(deviation: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return which numbers of this standard deviation and mean are constant up to rounding."""
+    return deviation <= MAX_ROUNDING_ERROR * np.hypot(deviation, mean)
 
 
 @dataclass(frozen=True, eq=False)

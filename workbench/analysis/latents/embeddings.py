@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from workbench.analysis.stats.sampling import subsample
-from workbench.core.moments import MAX_BLOCK_VALUES
+from workbench.core.moments import MAX_BLOCK_VALUES, mean_and_scale
 from workbench.core.progress import tqdm_kwargs
 
 Method = Literal["umap", "pca"]
@@ -33,9 +33,9 @@ def standardize(rows: np.ndarray) -> np.ndarray:
     width = max(1, MAX_BLOCK_VALUES // max(1, len(rows)))
     for start in range(0, rows.shape[1], width):
         part = slice(start, start + width)
-        deviation = rows[:, part].std(axis=0)
-        scaled[:, part] = rows[:, part] - rows[:, part].mean(axis=0)
-        scaled[:, part] /= np.where(deviation > 0, deviation, 1).astype(np.float32)
+        mean, scale = mean_and_scale(rows[:, part])
+        scaled[:, part] = rows[:, part] - mean
+        scaled[:, part] /= scale.astype(np.float32)
     return scaled
 
 

@@ -24,6 +24,7 @@ from workbench.analysis.stats import dispersion
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.core.errors import UserError
+from workbench.core.moments import mean_and_scale
 from workbench.storage.latent_stats import LatentStats
 
 MIN_IMAGES = 10
@@ -400,9 +401,8 @@ def _position_means(latents: np.ndarray, is_active: np.ndarray) -> np.ndarray:
 
 def _scale(latents: np.ndarray, is_active: np.ndarray, standardize: bool) -> np.ndarray:
     """Center, and optionally standardize, by the statistics of the active tokens."""
-    rows = latents[is_active]
-    deviation = rows.std(axis=0) if standardize else np.ones(rows.shape[1])
-    return (latents - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    mean, scale = mean_and_scale(latents[is_active])
+    return (latents - mean) / (scale if standardize else 1)
 
 
 def _sample_tokens(

@@ -17,7 +17,7 @@ from workbench.analysis.stats.sampling import Subset, subsample
 from workbench.analysis.stats.threads import one_thread
 from workbench.core.errors import NotApplicable
 from workbench.core.mapped_memory import release_mapped_pages
-from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
+from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments, mean_and_scale
 
 MIN_IMAGES = 20
 MAX_IMAGES = 5000  # a larger set is sampled: a linear probe holds all latents in memory
@@ -458,9 +458,8 @@ class _Task:
 
     def predict(self, classify: Classifier, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Train a classifier on rows of the training images and predict the test images."""
-        training = rows[self.train]
-        deviation = training.std(axis=0)
-        scaled = (rows - training.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+        mean, scale = mean_and_scale(rows[self.train])
+        scaled = (rows - mean.astype(rows.dtype)) / scale.astype(rows.dtype)
         return classify(scaled[self.train], labels, scaled[self.test], self.seed)
 
 

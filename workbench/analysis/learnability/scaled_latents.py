@@ -13,14 +13,12 @@ import numpy as np
 from workbench.analysis.stats.sampling import Subset, rows_at, subsample
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.mapped_memory import release_mapped_pages
-from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments
+from workbench.core.moments import MAX_BLOCK_VALUES, ElementMoments, is_constant
 
 Scaling = Literal["by channel", "all alike"]
 MIN_PREFIX_SHARE = 0.95  # of the images, which must have all tokens that are measured
 MIN_TOKENS_OF_PREFIX = 2
 WITH_ALL_TOKENS = "those with all measured tokens"
-# A channel whose standard deviation is a smaller part of its magnitude is constant up to rounding.
-MAX_ROUNDING_ERROR = 1e-6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -228,14 +226,13 @@ def _shift_and_factor(
     """Return what centers and scales the latents, (tokens, channels) and (channels,)."""
     channel_mean = mean.mean(axis=0)
     channel_variance = variance.mean(axis=0) + mean.var(axis=0)
-    magnitude = np.sqrt(channel_variance + np.square(channel_mean))
-    is_constant = np.sqrt(channel_variance) <= MAX_ROUNDING_ERROR * magnitude
+    has_rounding_only = is_constant(np.sqrt(channel_variance), channel_mean)
     if scaling == "all alike":
         overall_mean = channel_mean.mean()
         overall_variance = channel_variance.mean() + channel_mean.var()
         channel_mean = np.full_like(channel_mean, overall_mean)
         channel_variance = np.full_like(channel_variance, overall_variance)
-    factor = np.where(is_constant, 0.0, _inverse_root(channel_variance))
+    factor = np.where(has_rounding_only, 0.0, _inverse_root(channel_variance))
     return np.broadcast_to(channel_mean, mean.shape), factor
 
 

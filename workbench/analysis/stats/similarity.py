@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from workbench.core.moments import mean_and_scale
+
 MAX_ROWS = 20_000  # rows that a linear map is fitted to
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 
@@ -94,8 +96,7 @@ def mapped_cosine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     half = len(source) // 2
     x = source[:half].reshape(-1, source.shape[2])[:MAX_ROWS]
     y = target[:half].reshape(-1, target.shape[2])[:MAX_ROWS]
-    deviation = x.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1)
+    scale = mean_and_scale(x)[1].astype(x.dtype)
     model = RidgeCV(alphas=RIDGE_STRENGTHS).fit(x / scale, y)
     test_rows = (source[half:] / scale).reshape(-1, source.shape[2])
     predicted = model.predict(test_rows).reshape(target[half:].shape)

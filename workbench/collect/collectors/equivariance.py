@@ -13,6 +13,7 @@ from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import batch_slices
 from workbench.core.errors import NotApplicable
+from workbench.core.moments import mean_and_scale
 from workbench.core.types import Images, Tokens
 from workbench.tokenizers.base import Tokenizer
 
@@ -102,8 +103,7 @@ def latent_errors(transformed: Tensor, expected: Tensor) -> tuple[float, float]:
         both latents': a transform that averages has less. The second is without the mean of each
         position: 0 is exact, and 2 are unrelated latents.
     """
-    deviation = expected.double().std(dim=(0, 1))
-    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    deviation = torch.from_numpy(mean_and_scale(expected.numpy(), axis=(0, 1))[1])
     first = transformed.double() / deviation
     second = expected.double() / deviation
     centered_first = first - first.mean(dim=0)

@@ -10,6 +10,7 @@ from workbench.collect.batches import ImageBatch
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
 from workbench.collect.images import image_generator, pooled_features, to_uint8
 from workbench.core.errors import NotApplicable
+from workbench.core.moments import mean_and_scale
 from workbench.core.types import Tokens
 from workbench.tokenizers.base import Tokenizer
 
@@ -77,9 +78,8 @@ class TrainingNeighbors:
     @classmethod
     def of(cls, training: np.ndarray) -> "TrainingNeighbors":
         """Scale training latents, shape (m, n_tokens, dim)."""
-        mean = training.mean(axis=0)
-        deviation = training.std(axis=(0, 1))
-        deviation = np.where(deviation > 0, deviation, 1)
+        mean = training.mean(axis=0, dtype=np.float64)
+        _, deviation = mean_and_scale(training, axis=(0, 1))
         return cls(mean, deviation, _unit_rows((training - mean) / deviation))
 
     def similarity(self, latents: np.ndarray) -> Tensor:
