@@ -9,6 +9,7 @@ from einops import rearrange
 from workbench.analysis.diagnosis.checks import checks
 from workbench.analysis.diagnosis.generator_rules import tk042_no_better_than_gaussians
 from workbench.analysis.generation.fidelity import fidelity
+from workbench.analysis.learnability.decoded_neighborhoods import interpolation_distance
 from workbench.analysis.learnability.decoder_noise import decoder_noise
 from workbench.collect.class_gaussians import fit_class_gaussians
 from workbench.collect.collectors.equivariance import TRANSFORMS, latent_errors
@@ -181,6 +182,17 @@ def test_unrelated_latents_have_an_error_of_two_by_every_transform(name):
     expected = second[..., : moved.shape[2], : moved.shape[3]]
     rows = [rearrange(maps, "b d h w -> b (h w) d") for maps in (moved, expected)]
     assert latent_errors(*rows)[1] == pytest.approx(2, rel=0.02)
+
+
+@pytest.mark.parametrize(("num_features", "is_too_high"), [(4, False), (64, True)])
+def test_excess_of_few_images_is_too_high(num_features, is_too_high):
+    """An ideal decoder has no excess, but sets that are not paired differ by chance."""
+    features, decoded = (normal(400, num_features, seed=seed) for seed in (1, 2))
+    partners, latents = np.zeros(400, int), np.zeros((400, 1, 2))
+    result = interpolation_distance(features, features, decoded, partners, latents)
+    assert (result.neighborhoods[0].excess > 1) == is_too_high
+    assert result.num_features == num_features
+    assert ("too high" in result.summary()) == is_too_high
 
 
 # Perturbed codes

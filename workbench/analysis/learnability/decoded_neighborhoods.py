@@ -32,6 +32,9 @@ from workbench.core.errors import NotApplicable, UserError
 from workbench.core.moments import Moments
 
 MIN_IMAGES = 20
+# The distance of sets that are not paired has a bias of about the number of features over images;
+# that of paired reconstructions has less, so that the excess keeps a part of it.
+MIN_IMAGES_PER_FEATURE = 10
 NUM_HALF_SAMPLES = 20
 NEIGHBORS = "near training latents"
 RANDOM = "random training latents"
@@ -85,6 +88,8 @@ class DecodedNeighborhoods(PerspectiveResult):
         Number of images that were measured.
     dimensions : int
         Dimensions of a latent, or codes of an image.
+    num_features : int
+        Features of an image.
     """
 
     kind: str
@@ -94,6 +99,7 @@ class DecodedNeighborhoods(PerspectiveResult):
     feature_extractor: str
     images: int
     dimensions: int
+    num_features: int
 
     @property
     def label(self) -> str:
@@ -196,6 +202,11 @@ class DecodedNeighborhoods(PerspectiveResult):
                 f"The most frequent partner belongs to {100 * self.most_frequent_partner:.1f} % of"
                 f" the {self.images:,} images."
             )
+        if self.images < MIN_IMAGES_PER_FEATURE * self.num_features:
+            sentences.append(
+                f"The excess is too high with under {MIN_IMAGES_PER_FEATURE} images per feature:"
+                f" there are {self.images:,} images and {self.num_features:,} features."
+            )
         return " ".join(sentences)
 
 
@@ -263,6 +274,7 @@ def interpolation_distance(
         most_frequent_partner=float(counts.max() / counts.sum()),
         feature_extractor=feature_extractor,
         images=len(features),
+        num_features=features.shape[1],
         dimensions=int(np.prod(latents.shape[1:])),
     )
 
@@ -332,6 +344,7 @@ def perturbed_codes(
         most_frequent_partner=NAN,
         feature_extractor=feature_extractor,
         images=len(features),
+        num_features=features.shape[1],
         dimensions=codes.shape[1],
     )
 
