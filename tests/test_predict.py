@@ -301,7 +301,7 @@ def two_families() -> list[Evidence]:
 
 def test_tokenizers_are_compared_within_families():
     result = generation_predictors(two_families())
-    assert result.families == ("m:A with 2 × 2 latents",) * 4 + ("m:B with 2 × 2 latents",) * 4
+    assert result.families == ("A with 2 × 2 latents",) * 4 + ("B with 2 × 2 latents",) * 4
     expected = [
         spearmanr(errors, distances).statistic
         for errors, distances in [(range(4), [2, 4, 1, 3]), (range(4), [7, 5, 8, 6])]
@@ -330,7 +330,7 @@ def test_shape_of_latents_separates_families_and_small_families_are_excluded():
     longer = np.random.default_rng(3).normal(size=(60, 3, 2)).astype(np.float32)
     evidences[8] = replace(evidences[8], latents=longer)
     result = generation_predictors(evidences)
-    assert result.n == 4 and set(result.families) == {"m:AE with 2 × 2 latents"}
+    assert result.n == 4 and set(result.families) == {"AE with 2 × 2 latents"}
     assert len(result.excluded) == 1 and result.excluded[0].startswith("t4: ")
     assert "numbers per image" in result.omitted_diagnostics
     pairs = zip(evidences[::2], evidences[1::2], strict=True)

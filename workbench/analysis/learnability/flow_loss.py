@@ -58,13 +58,18 @@ class FlowLoss:
         return float(self.irreducible.mean())
 
     @property
+    def is_bound(self) -> bool:
+        """Whether `irreducible` is the loss of the best linear model."""
+        return self.covariance == "full"
+
+    @property
     def bound_name(self) -> str:
         """What has the loss `bound`."""
-        return "best linear model" if self.covariance == "full" else "separable model, no bound"
+        return "best linear model" if self.is_bound else "separable model, no bound"
 
     def sentence(self) -> str:
         """State whether the flow has learned more than the covariance, if that can be told."""
-        if self.covariance != "full":
+        if not self.is_bound:
             return (
                 f"The loss of {self.run} is {self.mean_loss:.3g}. Whether it uses more than the"
                 f" covariance of the latents cannot be told: that takes {MIN_IMAGES_PER_DIMENSION}"

@@ -113,7 +113,7 @@ def _draw_curves(figure: go.Figure, result: VelocityVariance) -> None:
 
 
 def _draw_flow(figure: go.Figure, flow: FlowLoss) -> None:
-    """Draw the loss of the flow, the bound at its scale, and the area between the two."""
+    """Draw the loss of the flow, the curve at its scale, and the area between it and a bound."""
     figure.add_scatter(
         x=flow.times,
         y=flow.irreducible,
@@ -124,15 +124,15 @@ def _draw_flow(figure: go.Figure, flow: FlowLoss) -> None:
         row=1,
         col=1,
     )
-    excess = flow.mean_loss - flow.bound
+    excess = f" ({flow.mean_loss - flow.bound:+.3g})" if flow.is_bound else ""
     figure.add_scatter(
         x=flow.times,
         y=flow.loss,
         mode="lines+markers",
-        fill="tonexty",
+        fill="tonexty" if flow.is_bound else "none",
         fillcolor=EXCESS_COLOR,
         line={"color": COLORS[5]},
-        name=f"loss of {flow.run}: {flow.mean_loss:.3g} ({excess:+.3g})",
+        name=f"loss of {flow.run}: {flow.mean_loss:.3g}{excess}",
         hovertemplate="t = %{x:.2f}: %{y:.3f}<extra>" + flow.run + "</extra>",
         row=1,
         col=1,

@@ -69,6 +69,7 @@ def _add_ranking(figure: go.Figure, result: GenerationPredictors) -> None:
     insignificant = [c for c in correlations if not c.significant]
     _add_correlations(figure, significant, "beyond chance", "circle", COLORS[0])
     _add_correlations(figure, insignificant, "not beyond chance", "circle-open", GRAY)
+    _add_families(figure, result)
     names = [c.diagnostic for c in correlations]
     figure.update_xaxes(
         title=f"Spearman with {result.metric} (< 0: more is better)",
@@ -89,6 +90,23 @@ def _add_ranking(figure: go.Figure, result: GenerationPredictors) -> None:
         row=1,
         col=1,
     )
+
+
+def _add_families(figure: go.Figure, result: GenerationPredictors) -> None:
+    """Explain the symbols of the panels, if there are several families."""
+    names = tuple(dict.fromkeys(result.families))
+    if len(names) == 1:
+        return
+    for index, name in enumerate(names):
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker={"symbol": f"{SYMBOLS[index % len(SYMBOLS)]}-open", "size": 8, "color": GRAY},
+            name=f"tokenizers: {name}",
+            row=1,
+            col=1,
+        )
 
 
 def _add_chance_band(figure: go.Figure, result: GenerationPredictors) -> None:

@@ -110,11 +110,12 @@ def tokenizer_family(tokenizer: Evidence) -> str:
     --------
     >>> latents = np.zeros((5, 16, 4), np.float32)
     >>> tokenizer_family(Evidence({"run": "a", "class": "package:AE"}, latents=latents))
-    'package:AE with 16 × 4 latents'
+    'AE with 16 × 4 latents'
     """
     latents = require_array(tokenizer.latents, "latents", tokenizer.run_name)
     shape = " × ".join(map(str, latents.shape[1:]))
-    return f"{tokenizer.provenance.get('class', 'unnamed class')} with {shape} latents"
+    name = tokenizer.provenance.get("class", "unnamed class").rpartition(":")[2]
+    return f"{name} with {shape} latents"
 
 
 def generation_distances(
