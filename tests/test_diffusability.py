@@ -436,6 +436,14 @@ def test_comparison_grays_what_is_not_comparable_and_marks_the_best():
         diffusability(evidences[-1:])
 
 
+def test_comparison_states_why_a_variance_is_missing():
+    evidences = [run("square", white(200, 16, 16), (4, 4)), run("long", white(200, 64, 4), (8, 8))]
+    columns = {column.name: column for column in diffusability(evidences).columns}
+    square, long = columns["VIV"].cells
+    assert not square.is_missing and long.is_missing
+    assert "160" in long.reason  # images of a class
+
+
 def test_comparison_states_the_difference_in_reconstruction():
     images = np.random.default_rng(0).integers(40, 200, (40, 8, 8, 1), dtype=np.uint8)
     evidences = []

@@ -47,7 +47,7 @@ from workbench.analysis.learnability.velocity_spectra import (
     irreducible_variance,
     separable_spectrum,
 )
-from workbench.analysis.perspectives import Conditions, Perspective
+from workbench.analysis.perspectives import NAN, Conditions, Perspective
 from workbench.storage.evidence import Evidence
 
 MIN_IMAGES = 20
@@ -112,6 +112,8 @@ class VelocityVariance(LatentsResult):
         10th and 90th percentile over classes.
     flow : FlowLoss or None
         Loss of a flow that was trained on these latents, and the curve at its own scale.
+    missing_by_class : str
+        Reason why there is no estimate by class, as a sentence; empty if there is one.
     notes : tuple of str
         Reasons for missing estimates, one sentence each.
     classes : int
@@ -127,6 +129,7 @@ class VelocityVariance(LatentsResult):
     class_low: np.ndarray = field(repr=False)
     class_high: np.ndarray = field(repr=False)
     flow: FlowLoss | None
+    missing_by_class: str
     notes: tuple[str, ...]
     classes: int
     center_positions: bool
@@ -155,10 +158,12 @@ class VelocityVariance(LatentsResult):
 
     def perspectives(self) -> tuple[Perspective, ...]:
         """Return the variance per number and in total, the entanglement, and the shares."""
-        columns = [self._variance(self.get(BY_CLASS), "VIV", per_dimension=True)]
-        columns.append(self._variance(self.label_free, "VIV total", per_dimension=False))
-        columns += [*self._entanglement(), *self._shares()]
-        return tuple(column for column in columns if column is not None)
+        return (
+            self._variance(self.get(BY_CLASS), "VIV", per_dimension=True),
+            self._variance(self.label_free, "VIV total", per_dimension=False),
+            *self._entanglement(),
+            *self._shares(),
+        )
 
     def table(self) -> pd.DataFrame:
         """Return one row per quantity: variances with intervals, entanglement, shares, the flow."""
@@ -228,9 +233,16 @@ class VelocityVariance(LatentsResult):
 
     def _variance(
         self, estimate: VarianceEstimate | None, name: str, *, per_dimension: bool
-    ) -> Perspective | None:
+    ) -> Perspective:
         if estimate is None:
-            return None
+            meaning = "variance of a flow's velocity that no linear model predicts"
+            return Perspective(
+                name=name,
+                meaning=meaning,
+                value=NAN,
+                reason=self.missing_by_class,
+                conditions=self._scale_conditions(),
+            )
         factor = 1 if per_dimension else self.dimensions
         unit = "per dimension" if per_dimension else "per image"
         low, high = estimate.spectrum.interval
@@ -394,6 +406,7 @@ def velocity_variance(
         class_low=low,
         class_high=high,
         flow=flow,
+        missing_by_class="" if spectra else notes[0],
         notes=(*notes, *reasons),
         images=len(scaled),
         of=len(latents),
