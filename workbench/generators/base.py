@@ -88,7 +88,7 @@ class Generator(nn.Module, ABC):
 
     @property
     def supports_guidance(self) -> bool:
-        """Whether guidance has an effect: there are several classes, and a null class was trained.
+        """True if guidance has an effect: there are several classes and a trained null class.
 
         A single class adds nothing to the null class that guidance could enlarge.
         """
