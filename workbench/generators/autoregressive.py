@@ -145,7 +145,7 @@ class AR(Generator):
 
     @property
     def supports_guidance(self) -> bool:
-        """Whether there are several classes, and labels were dropped in training."""
+        """True if there are several classes, and labels were dropped in training."""
         return super().supports_guidance and self.config.drop_class > 0
 
     @classmethod

@@ -362,7 +362,7 @@ class SiT(Generator):
 
     @property
     def supports_guidance(self) -> bool:
-        """Whether there are several classes, and labels were dropped in training."""
+        """True if there are several classes, and labels were dropped in training."""
         return super().supports_guidance and self.config.drop_class > 0
 
     def set_progress(self, fraction: float) -> None:

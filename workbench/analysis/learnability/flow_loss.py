@@ -59,12 +59,12 @@ class FlowLoss:
 
     @property
     def is_bound(self) -> bool:
-        """Whether `irreducible` is the loss of the best linear model."""
+        """True if `irreducible` is the loss of the best linear model."""
         return self.covariance == "full"
 
     @property
     def bound_name(self) -> str:
-        """What has the loss `bound`."""
+        """The name of what has the loss `bound`."""
         return "best linear model" if self.is_bound else "separable model, no bound"
 
     def sentence(self) -> str:
