@@ -252,16 +252,27 @@ def test_means_of_classes_take_degrees_of_freedom(num_classes):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "channels", "enough"), [(16, 16, 10), (64, 4, 160), (4, 16, 40), (2, 4, 20)]
+    ("tokens", "channels", "enough"),
+    [(16, 16, 12), (64, 4, 192), (4, 16, 48), (8, 8, 12), (2, 4, 24)],
 )
 def test_estimate_by_class_needs_enough_images_for_its_shape(tokens, channels, enough):
-    def by_class(num_images: int) -> VarianceEstimate | None:
+    """White noise is then about 3 % too low, as a mean over draws."""
+
+    def by_class(num_images: int, seed: int = 0) -> VarianceEstimate | None:
         labels = np.repeat(np.arange(8), num_images)
-        result = velocity_variance(white(8 * num_images, tokens, channels), labels)
-        return result.get("by class")
+        return velocity_variance(white(8 * num_images, tokens, channels, seed), labels).get(
+            "by class"
+        )
 
     assert by_class(enough - 1) is None
-    assert by_class(enough).value == pytest.approx(np.pi / 2, rel=0.03)
+    values = [by_class(enough, seed).value for seed in range(5)]
+    assert 0.965 < np.mean(values) / (np.pi / 2) < 1
+
+
+def test_estimate_by_class_counts_only_images_that_are_used():
+    """One channel of 64 tokens needs 768 images of a class, of which only 500 are used."""
+    result = velocity_variance(white(1300, 64, 1), np.arange(1300) % 2)
+    assert result.get("by class") is None and not len(result.class_curve)
 
 
 def test_separable_bias_of_white_noise_is_small():
@@ -441,7 +452,15 @@ def test_comparison_states_why_a_variance_is_missing():
     columns = {column.name: column for column in diffusability(evidences).columns}
     square, long = columns["VIV"].cells
     assert not square.is_missing and long.is_missing
-    assert "160" in long.reason  # images of a class
+    assert "192" in long.reason  # images of a class
+
+
+def test_variances_of_different_shapes_are_not_compared():
+    """White noise has one variance, but the bias of its estimate depends on the shape."""
+    evidences = [run("square", white(800, 16, 16), (4, 4)), run("long", white(800, 64, 4), (8, 8))]
+    viv = {column.name: column for column in diffusability(evidences).columns}["VIV"]
+    assert [cell.is_missing for cell in viv.cells] == [False, False]
+    assert [cell.is_comparable for cell in viv.cells] == [True, False] and viv.best == ""
 
 
 def test_comparison_states_the_difference_in_reconstruction():

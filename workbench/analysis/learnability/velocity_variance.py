@@ -54,8 +54,8 @@ MIN_IMAGES = 20
 NUM_TIMES = 51
 BAND = (10, 90)  # percentiles over classes
 # Vectors of a class per dimension of each factor of its covariance. The roots of the eigenvalues
-# are then up to 3 % too small: each factor's by an eighth of the inverse (Marchenko and Pastur).
-MIN_VECTORS_PER_DIMENSION = 10
+# are then about 3 % too small: each factor's by an eighth of the inverse (Marchenko and Pastur).
+MIN_VECTORS_PER_DIMENSION = 12
 BY_CLASS, POOLED = "by class", "pooled"
 LABEL_FREE, LABEL_FREE_FULL = "label-free", "label-free, full"
 PUBLISHED = (
@@ -202,7 +202,9 @@ class VelocityVariance(LatentsResult):
         ]
         if self.flow is not None:
             rows.append({"measure": f"loss of {self.flow.run}", "value": self.flow.mean_loss})
-            rows.append({"measure": f"loss of {self.flow.run}, bound", "value": self.flow.bound})
+            rows.append(
+                {"measure": f"loss of the {self.flow.bound_name}", "value": self.flow.bound}
+            )
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
@@ -235,10 +237,9 @@ class VelocityVariance(LatentsResult):
         self, estimate: VarianceEstimate | None, name: str, *, per_dimension: bool
     ) -> Perspective:
         if estimate is None:
-            meaning = "variance of a flow's velocity that no linear model predicts"
             return Perspective(
                 name=name,
-                meaning=meaning,
+                meaning="variance of a flow's velocity that is left by a separable model",
                 value=NAN,
                 reason=self.missing_by_class,
                 conditions=self._scale_conditions(),
@@ -250,10 +251,14 @@ class VelocityVariance(LatentsResult):
             ("estimator", f"{estimate.name}, {estimate.covariance}"),
             *self._scale_conditions(),
         )
-        size: Conditions = (("dimensions per image", f"{self.dimensions:,}"),)
+        # The bias of a separable covariance depends on its shape, not only on its size.
+        size: Conditions = (
+            ("dimensions per image", f"{self.dimensions:,}"),
+            ("tokens × channels", f"{self.tokens} × {self.channels}"),
+        )
         return Perspective(
             name=name,
-            meaning="variance of a flow's velocity that no linear model predicts, by a"
+            meaning="variance of a flow's velocity that is left by a model of"
             f" {estimate.covariance} covariance, {unit}",
             value=factor * estimate.value,
             low=factor * low,
@@ -444,17 +449,20 @@ def _class_spectra(
     ends = np.cumsum(sizes)
     spectra = []
     for start, end in zip(ends - sizes, ends, strict=True):
-        if end - start < min_images:
-            continue
         positions = np.sort(order[start:end])[:MAX_IMAGES_PER_CLASS]
+        if len(positions) < min_images:
+            continue
         residuals = latents.subset(positions).array()
         spectra.append(separable_spectrum(residuals - residuals.mean(axis=0)))
     notes = []
     shape = f"{latents.tokens} tokens of {latents.channels} channels"
     if not spectra:
+        available = f"the largest has {sizes.max()}"
+        if min_images > MAX_IMAGES_PER_CLASS:
+            available = f"at most {MAX_IMAGES_PER_CLASS} are used"
         notes.append(
-            f"There is no estimate by class: {shape} need {min_images} images of a class, and the"
-            f" largest has {sizes.max()}."
+            f"There is no estimate by class: {shape} need {min_images} images of a class, and"
+            f" {available}."
         )
     elif len(spectra) < len(sizes):
         skipped = len(sizes) - len(spectra)
