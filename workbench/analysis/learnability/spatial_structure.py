@@ -66,6 +66,8 @@ class SpatialVariant:
         `raw`, `without position means` or `without image means`.
     lds, cds, rmsc : StructureValue
         The three measures; see the module.
+    null_rmsc : float
+        RMSC of unrelated tokens. That of LDS and CDS is 0.
     correlogram : ndarray of float64, shape (m,)
         Mean cosine of two tokens at each distance; empty without a grid.
     low, high : ndarray of float64, shape (m,)
@@ -76,6 +78,7 @@ class SpatialVariant:
     lds: StructureValue
     cds: StructureValue
     rmsc: StructureValue
+    null_rmsc: float
     correlogram: np.ndarray = field(repr=False)
     low: np.ndarray = field(repr=False)
     high: np.ndarray = field(repr=False)
@@ -108,11 +111,6 @@ class SpatialStructure(LatentsResult):
     def __getitem__(self, name: str) -> SpatialVariant:
         return next(variant for variant in self.variants if variant.name == name)
 
-    @property
-    def null_rmsc(self) -> float:
-        """RMSC of unrelated tokens."""
-        return float(np.sqrt(1 - 1 / self.tokens))
-
     def perspectives(self) -> tuple[Perspective, ...]:
         """Return LDS, raw and without position means, CDS and RMSC without position means."""
         raw, free = self[RAW], self[CENTERED]
@@ -139,12 +137,10 @@ class SpatialStructure(LatentsResult):
         """Return one row per measure and variant, and one per distance."""
         rows = []
         for variant in self.variants:
-            # Unit tokens around the mean of their image have a mean near 0.
-            null_rmsc = 1.0 if variant.name == IMAGE_FREE else self.null_rmsc
             for name, item, null in (
                 ("LDS", variant.lds, 0.0),
                 ("CDS", variant.cds, 0.0),
-                ("RMSC", variant.rmsc, null_rmsc),
+                ("RMSC", variant.rmsc, variant.null_rmsc),
             ):
                 rows.append(
                     {
@@ -168,7 +164,7 @@ class SpatialStructure(LatentsResult):
         rmsc = (
             f"The unit tokens of an image have a spread (RMSC) of {raw.rmsc.value:.3f}"
             f" ({free.rmsc.value:.3f} without position means; unrelated tokens:"
-            f" {self.null_rmsc:.3f})."
+            f" {raw.null_rmsc:.3f})."
         )
         if self.missing:
             return f"{rmsc} {self.missing}{self.remarks()}"
@@ -192,7 +188,7 @@ class SpatialStructure(LatentsResult):
             value=item.value,
             low=item.low,
             high=item.high,
-            null=0.0 if on_grid else self.null_rmsc,
+            null=0.0 if on_grid else self[CENTERED].null_rmsc,
             null_case="white noise",
             reason=(self.missing or CONTESTED) if on_grid else UNTESTED_RMSC,
             conditions=conditions,
@@ -298,11 +294,20 @@ def _variant(name: str, latents: ScaledLatents, side: int, *, image_free: bool) 
         if side:
             cosines.append(cosine_by_distance(units.reshape(len(units), side, side, -1)))
     rmsc = _structure_value(np.concatenate(spreads))
+    # Unit tokens around the mean of their image have a mean near 0.
+    null_rmsc = 1.0 if image_free else float(np.sqrt(1 - 1 / latents.tokens))
     if not side:
         nothing = StructureValue(value=NAN, low=NAN, high=NAN)
         empty = np.zeros(0)
         return SpatialVariant(
-            name=name, lds=nothing, cds=nothing, rmsc=rmsc, correlogram=empty, low=empty, high=empty
+            name=name,
+            lds=nothing,
+            cds=nothing,
+            rmsc=rmsc,
+            null_rmsc=null_rmsc,
+            correlogram=empty,
+            low=empty,
+            high=empty,
         )
     by_image = np.concatenate(cosines)
     low, high = np.percentile(by_image, (10, 90), axis=0)
@@ -311,6 +316,7 @@ def _variant(name: str, latents: ScaledLatents, side: int, *, image_free: bool) 
         lds=_structure_value(local_against_distant(by_image, side)),
         cds=_structure_value(cosine_decay(by_image, side)),
         rmsc=rmsc,
+        null_rmsc=null_rmsc,
         correlogram=by_image.mean(axis=0),
         low=low,
         high=high,

@@ -113,6 +113,19 @@ def _draw_measures(figure: go.Figure, result: SpatialStructure, col: int) -> Non
         # The variants are drawn above each other within the row of a measure.
         rows = np.arange(len(names)) + 0.22 * (i - 1)
         figure.add_scatter(
+            x=[0.0, 0.0, variant.null_rmsc] if result.side else [variant.null_rmsc],
+            y=rows,
+            mode="markers",
+            marker={"symbol": "line-ns-open", "size": 12, "color": COLORS[6], "line_width": 2},
+            name="white noise",
+            legendgroup="white noise",
+            showlegend=i == 0,
+            legendrank=1001,  # after the variants
+            hovertemplate="white noise: %{x:.3f}<extra>" + variant.name + "</extra>",
+            row=1,
+            col=col,
+        )
+        figure.add_scatter(
             x=value,
             y=rows,
             customdata=names,
@@ -132,17 +145,6 @@ def _draw_measures(figure: go.Figure, result: SpatialStructure, col: int) -> Non
             row=1,
             col=col,
         )
-    null = [0.0, 0.0, result.null_rmsc] if result.side else [result.null_rmsc]
-    figure.add_scatter(
-        x=null,
-        y=np.arange(len(names)),
-        mode="markers",
-        marker={"symbol": "line-ns-open", "size": 30, "color": COLORS[6], "line_width": 2},
-        name="white noise",
-        hovertemplate="white noise: %{x:.3f}<extra></extra>",
-        row=1,
-        col=col,
-    )
     figure.update_xaxes(title="value", rangemode="tozero", row=1, col=col)
     figure.update_yaxes(
         tickmode="array",
