@@ -240,6 +240,28 @@ def test_live_model_draws_only_after_changes(run):
     assert len(model.figure().data[1].x) == 30
 
 
+def test_axis_of_a_watch_follows_the_training(run):
+    def update() -> tuple[float, float]:
+        seen.model.refresh()
+        seen._update()
+        return seen.curves.layout.xaxis.range
+
+    def log(step: int) -> None:
+        run.log(step, pixel=1 / step, align=-0.5, gradient=1.0, lr=1e-3, time=step / 10)
+
+    seen = wb.watch(run)
+    assert update() == (10, 300)
+    log(500)
+    assert update() == (10, 500) == tuple(seen.curves.data[0].x[[0, -1]])
+    assert seen.curves.data[0].customdata[-1] == 500
+    seen.curves.layout.xaxis.range = (100, 200)  # a zoom
+    log(900)
+    assert update() == (100, 200)
+    seen.x.value = "minutes"
+    assert update() == tuple(seen.curves.data[0].x[[0, -1]])
+    assert {axis.title.text for axis in seen.curves.select_xaxes()} == {"minutes of training", ""}
+
+
 def test_watch_code_restores_the_view(run):
     for step in (20, 40):
         run.save_samples(step, np.zeros((16, 8, 8, 1), np.uint8))

@@ -133,6 +133,7 @@ class Watch:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._drawn_key: Any = None  # of the figure that is shown
+        self._drawn_range: tuple[float, float] | None = None  # of its horizontal axes
         self.header = widgets.HTML()
         self.message = widgets.HTML()
         self.images = widgets.HTML()
@@ -312,22 +313,35 @@ class Watch:
             self.fields[name].value = value
 
     def _draw(self, figure: go.Figure) -> None:
-        """Show a figure; the zoom stays if it has the same panels."""
+        """Show a figure; a zoom stays if the figure has the same panels and axes."""
         figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-        curves = self.curves
+        curves, layout = self.curves, figure.layout
+        drawn_range, self._drawn_range = self._drawn_range, layout.xaxis.range
         with curves.batch_update():
-            if not curves.data or len(figure.data) != len(curves.data):
+            if (
+                not curves.data
+                or len(figure.data) != len(curves.data)
+                or _axis_titles(figure) != _axis_titles(curves)
+            ):
                 curves.data = []
-                curves.layout = figure.layout
+                curves.layout = layout
                 curves.add_traces(figure.data)
                 return
             for current, trace in zip(curves.data, figure.data, strict=True):
-                current.update(x=trace.x, y=trace.y, opacity=trace.opacity, mode=trace.mode)
-            layout = figure.layout
+                current.update(
+                    x=trace.x,
+                    y=trace.y,
+                    customdata=trace.customdata,
+                    opacity=trace.opacity,
+                    mode=trace.mode,
+                )
             curves.layout.update(shapes=layout.shapes, annotations=layout.annotations)
-            for name in layout:
-                if name.startswith("yaxis"):
-                    curves.layout[name].type = layout[name].type
+            for axis in figure.select_yaxes():
+                curves.layout[axis.plotly_name].type = axis.type
+            axes = [curves.layout[axis.plotly_name] for axis in figure.select_xaxes()]
+            if all(axis.range == drawn_range for axis in axes):  # nobody has zoomed
+                for axis in axes:
+                    axis.range = layout.xaxis.range
 
     def _update_steps(self, model: LiveModel) -> None:
         steps = model.preview_steps
@@ -373,3 +387,8 @@ class Watch:
         self.model.set_multipliers({name: field.value for name, field in self.fields.items()})
         self.message.value = html.escape(self.model.message)
         self._wake.set()
+
+
+def _axis_titles(figure: go.Figure) -> dict[str, str | None]:
+    axes = (*figure.select_xaxes(), *figure.select_yaxes())
+    return {axis.plotly_name: axis.title.text for axis in axes}
