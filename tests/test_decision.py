@@ -26,7 +26,13 @@ TRAIN_FEATURES = RANDOM.normal(size=(2 * N, 3)).astype(np.float32)
 
 
 def tokenizer(
-    name: str, error: float, tokens: int, *, seed: int = 1, separable: float = 0, **provenance
+    name: str,
+    error: float | np.ndarray,
+    tokens: int,
+    *,
+    seed: int = 1,
+    separable: float = 0,
+    **provenance,
 ) -> Evidence:
     """A tokenizer with noise of `error` gray levels, whose latents separate the two classes."""
     random = np.random.default_rng(seed)
@@ -43,7 +49,7 @@ def tokenizer(
         latents=latents.astype(np.float32),
         labels=LABELS,
         features=FEATURES,
-        reconstruction_features=FEATURES + np.float32(error / 100),
+        reconstruction_features=FEATURES + np.float32(np.mean(error) / 100),
     )
 
 
@@ -90,6 +96,15 @@ def test_cheapest_within_one_decibel(error, expected):
     near = tokenizer("near", error, 4, seed=3)
     result = decision([FINE, near, COARSE], goal="cheapest within 1 dB")
     assert result.recommended.run == expected
+
+
+def test_an_undecided_difference_above_one_decibel_is_not_within_it():
+    spread = np.tile([-8, 10.6], N // 2).reshape(N, 1, 1, 1)  # decibels of the smaller one
+    small = tokenizer("small", 10 * 10 ** (spread / 20), 4, seed=3)
+    result = decision([FINE, small], goal="cheapest within 1 dB")
+    assert result.recommended.run == "fine" and result.versus.verdict == "undecided"
+    assert result.versus.difference > 1
+    assert "the best run" not in result.summary()
 
 
 def test_best_generation_uses_generators_that_are_not_selected():

@@ -117,7 +117,7 @@ def _by_reconstruction(result: Decision) -> str:
     numbers = f"PSNR {_difference(versus)}"
     if result.goal == "cheapest within 1 dB":
         alternative = result.alternative
-        if versus.verdict == "better" and alternative is not None:
+        if versus.difference > 0 and alternative is not None:  # the recommended run is the best
             is_cheaper = alternative.tokens < result.recommended.tokens
             reason = "no cheaper run is within 1 dB" if is_cheaper else "no run has fewer tokens"
             return f"{reason}; compared with {versus.reference}, {numbers}"
