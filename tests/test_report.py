@@ -382,8 +382,6 @@ def test_template_calls_are_valid_and_outputs_stripped(path):
                 continue  # of the report, not of the analysis
             if isinstance(keyword.value, ast.Constant):
                 controls[keyword.arg] = keyword.value.value
-            elif keyword.arg == "seed":
-                controls["seed"] = 0
         coerce_controls(analysis.get(call.args[0].value), controls)
 
 

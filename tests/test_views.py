@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from inspect import signature
 from typing import Annotated, Literal
 
 import numpy as np
@@ -169,6 +170,24 @@ def report_table(
     primary, *compared = (str(trained / run) for run in runs)
     report = ReportWriter(primary, compared)
     return report.workspace.result(report.state.change(analysis=name, controls=values)).table()
+
+
+def test_every_analysis_of_a_report_has_its_seed(trained, monkeypatch):
+    from workbench.hosts.reports.report import ReportWriter
+
+    report = ReportWriter(str(trained / "soft-4"), seed=7)
+    seeds: dict[str, int | None] = {}
+
+    def result(state: ViewState) -> Result:
+        seeds[state.analysis] = state.controls.get("seed")
+        raise NotApplicable("Not computed here.")
+
+    monkeypatch.setattr(report.workspace, "result", result)
+    report.show("mixture_modes")
+    report.remaining()
+    drawing = {n for n, f in analysis.analyses().items() if "seed" in signature(f).parameters}
+    assert len(drawing) > 10
+    assert seeds == {name: 7 if name in drawing else None for name in analysis.analyses()}
 
 
 CONTROL_VALUES = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from html import escape
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -119,6 +120,8 @@ class ReportWriter:
         Step of the primary run's evidence. 0 takes the last one.
     trust : sequence of str
         Modules and packages outside of this package that may be imported to load a run's model.
+    seed : int
+        Seed of every analysis that draws random numbers.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class ReportWriter:
         compare_with: Sequence[str] = (),
         step: int = 0,
         trust: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         from IPython.display import display
 
@@ -137,6 +141,7 @@ class ReportWriter:
         self.workspace.runs |= {run.name: run for run in runs}
         self.state = ViewState(runs=tuple(run.name for run in runs), step=step or None)
         self.id_scopes = id_scopes(primary.name, evidence)
+        self.seed = seed
         self.analyses_done: set[str] = set()
         records = [{"folder": str(primary.folder), "step": evidence.step}]
         left_out = []
@@ -158,14 +163,18 @@ class ReportWriter:
         side_by_side : bool
             Whether an analysis of one run is shown for all runs of the report, in one figure.
         **controls
-            Keyword arguments of the analysis.
+            Keyword arguments of the analysis. Its seed is that of the report by default.
         """
         title = name
         if name in self.analyses_done:
             title += "".join(f", {control}={value}" for control, value in controls.items())
         self.analyses_done.add(name)
-        state = self.state.change(analysis=name, controls=controls, side_by_side=side_by_side)
-        self._add(title, lambda: result_content(self.workspace.result(state)))
+
+        def compute() -> SectionContent:
+            state = self._analysis(name, **controls).change(side_by_side=side_by_side)
+            return result_content(self.workspace.result(state))
+
+        self._add(title, compute)
 
     def brief(self, *names: str, count: int = 3, goal: str = "") -> None:
         """Add the first analyses that apply as small figures, and the caveats of the runs.
@@ -186,7 +195,7 @@ class ReportWriter:
         for name in names:
             if num_added == count:
                 break
-            state = self.state.change(analysis=name, controls={})
+            state = self._analysis(name)
             if is_of_one_run(name) and recommended != self.state.runs[0]:
                 state = state.change(runs=(recommended, *other_runs), step=None)
             try:
@@ -205,8 +214,7 @@ class ReportWriter:
         if not goal:
             return primary
         try:
-            state = self.state.change(analysis="decision", controls={"goal": goal})
-            decision = self.workspace.result(state)
+            decision = self.workspace.result(self._analysis("decision", goal=goal))
         except UserError:
             return primary
         assert isinstance(decision, Decision)
@@ -223,8 +231,6 @@ class ReportWriter:
         *evidence : str
             Names of evidence arrays: only analyses that read at least one of them are added.
         """
-        from inspect import getdoc, signature
-
         from IPython.display import Markdown, display
 
         reasons: dict[str, NotApplicable] = {}
@@ -254,7 +260,7 @@ class ReportWriter:
     def _reason_against(self, name: str) -> NotApplicable | None:
         """Return why an analysis does not apply; None if it applies, or fails in another way."""
         try:
-            self.workspace.result(self.state.change(analysis=name, controls={}))
+            self.workspace.result(self._analysis(name))
         except NotApplicable as error:
             return error
         except Cancelled:
@@ -262,6 +268,12 @@ class ReportWriter:
         except Exception:  # its section shows the failure
             return None
         return None
+
+    def _analysis(self, name: str, **controls: Any) -> ViewState:
+        """Return the view of an analysis, with the seed of the report if it has one."""
+        if "seed" in signature(analysis.get(name)).parameters:
+            controls = {"seed": self.seed, **controls}
+        return self.state.change(analysis=name, controls=controls)
 
     def explore(self, tab: str, **options: Any) -> None:
         """Add the interactive lens, map or codebook of the primary run.
