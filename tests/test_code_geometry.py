@@ -49,6 +49,14 @@ def test_each_dead_code_has_one_cause():
     assert result.codebooks[0].duplicates == 4
 
 
+def test_bars_of_a_regular_codebook_have_a_width():
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 3), axis=-1).reshape(1, -1, 3)
+    codes = np.random.default_rng(0).integers(0, 125, (100, 16))
+    used = code_distances(codes, grid.astype(np.float32)).figure().data[0]
+    assert used.width > 0.01 and sum(used.y) == 125
+    assert used.x[np.argmax(used.y)] == pytest.approx(0.5, abs=used.width)
+
+
 def test_reachable_dead_codes_are_rare():
     codes = np.random.default_rng(0).integers(0, 400, (100, 4))
     dead = code_distances(codes, normal(1, 400, 3)).codebooks[0].dead

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score, mutual_info_score
@@ -188,6 +190,14 @@ def test_renumbered_codes_churn_without_regrouping():
     result = code_churn(codes, (codes + 1) % 20, random_codebook(20))
     assert result.churn == 1
     assert result.codebooks[0].regrouped == pytest.approx(0, abs=1e-9)
+
+
+def test_unrelated_codes_lose_at_most_the_whole_grouping():
+    before, after = random().integers(0, 20, (2, 200, 4))
+    result = code_churn(before, after, random_codebook(20))
+    assert result.codebooks[0].regrouped == pytest.approx(1, abs=0.02)
+    lost = re.search(r"([\d.]+) % of the grouping", result.summary())
+    assert lost is not None and float(lost[1]) <= 100
 
 
 def test_churn_counts_births_and_deaths():

@@ -21,6 +21,7 @@ import workbench as wb
 from workbench.core.errors import UserError
 from workbench.core.progress import format_duration_range
 from workbench.storage.run import Run
+from workbench.storage.training_log import TrainingLog
 from workbench.workspace.live import LiveModel, request_multipliers
 from workbench.workspace.live_figure import curves
 from workbench.workspace.run_snapshot import (
@@ -157,6 +158,8 @@ def test_long_logs_are_averaged(run):
     curve = curves(snapshot).data[1].y
     assert len(curve) == 1000
     assert curve.mean() == pytest.approx(snapshot.history["pixel"].mean())
+    table = wb.analysis.training_curves([TrainingLog.read(run.folder)]).table().set_index("curve")
+    assert table.last_step["pixel"] == 40_000 and table["last"]["pixel"] == 1 / 40_000
 
 
 @pytest.mark.parametrize(

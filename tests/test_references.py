@@ -257,6 +257,21 @@ def test_a_decoder_that_snaps_to_codewords_has_no_slope(distance, ignored):
         assert abs(result.slope) < 1e-3
 
 
+def test_noise_of_a_lossless_decoder_has_no_ratio():
+    images = np.full((60, 4, 4, 1), 100, np.uint8)
+    levels = np.array([0.1, 0.2])
+    result = decoder_noise(
+        images,
+        images,
+        np.zeros((60, 4, 4)),
+        levels,
+        np.full((60, 2), 0.01),
+        levels,
+        np.ones((60, 2)),
+    )
+    assert "squared error is 1." in result.summary()
+
+
 def test_missing_arrays_name_the_command_that_collects_them():
     """Evidence of earlier versions, and 1-D tokens with the stored reason."""
     from workbench.analysis.learnability.decoded_neighborhoods import perturbed_codes

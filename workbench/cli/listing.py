@@ -53,6 +53,9 @@ def list_runs(
     if table.empty:
         echo(f"There are no runs in {runs}. Train one: workbench train --help")
     else:
+        # A missing count makes the others floating-point numbers.
+        counts = ["tokens", "dim", "step", "evidence at step"]
+        table[counts] = table[counts].convert_dtypes()
         echo(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
     for sentence in workspace.refused:
         echo(f"workbench: {sentence}", err=True)

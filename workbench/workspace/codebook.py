@@ -19,6 +19,7 @@ from workbench.analysis.codebook.codes import Codes, parse_codes
 from workbench.analysis.codebook.usage import CodebookUsage, codebook_usage
 from workbench.analysis.stats.sampling import subsample
 from workbench.core.coerce import coerce
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, UserError, unknown
 from workbench.storage.evidence import Evidence
 from workbench.storage.run import Run
@@ -242,9 +243,7 @@ class Codebook:
         within = None
         if self.within:
             counts = np.bincount(self.codes_within(self.within), minlength=len(self._counts))
-            images = "1 selected image"
-            if len(self.within) > 1:
-                images = f"{len(self.within):,} selected images"
+            images = counted(len(self.within), "selected image")
             within = {"counts": _int32(counts[self._cells]), "label": images}
         return {"selected": self.state.selected, "sort": self.state.sort, "within": within}
 

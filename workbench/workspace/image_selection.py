@@ -22,6 +22,7 @@ from workbench.analysis.latents.projection import latent_map as compute_layout
 from workbench.analysis.plotting.image_grid import compose
 from workbench.analysis.plotting.style import COLORS, apply_theme
 from workbench.analysis.result_cache import lookup
+from workbench.core.counted import counted
 from workbench.core.errors import NotApplicable, UserError
 from workbench.core.image_url import png_url
 from workbench.storage.evidence import Evidence
@@ -103,7 +104,7 @@ class SelectedImages(Result):
         figure.update_xaxes(title="mean absolute error", row=1, col=2)
         figure.update_yaxes(title="fraction of images", row=1, col=2)
 
-        subject = f"{count:,} selected images"
+        subject = counted(count, "selected image")
         if count > MAX_PICTURES:
             subject = f"the first {MAX_PICTURES} of {subject}"
         subtitle = f"{subject} of {self.run} at step {self.step:,}"

@@ -101,13 +101,14 @@ class CodeChurn(Result):
             return f"No code changed since the previous checkpoint ({self.images:,} images)."
         born = sum(codebook.born for codebook in self.codebooks)
         died = sum(codebook.died for codebook in self.codebooks)
-        regrouped = 100 * float(np.mean([codebook.regrouped for codebook in self.codebooks]))
+        # The adjusted information of unrelated codes is negative as often as not.
+        regrouped = min(1.0, float(np.mean([codebook.regrouped for codebook in self.codebooks])))
         return (
             f"{100 * self.churn:.2f} % of the tokens changed their code since the previous"
             f" checkpoint (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f} %,"
             f" {self.images:,} images); {counted(born, 'code was', 'codes were')} born"
             f" and {died:,} died."
-            f" Apart from renumbering, {regrouped:.2f} % of the grouping was lost"
+            f" Apart from renumbering, {100 * regrouped:.2f} % of the grouping was lost"
             f" (1 - adjusted mutual information{self._compared_text()})."
         )
 

@@ -14,6 +14,7 @@ from workbench.core.counted import mean_count
 if TYPE_CHECKING:
     from workbench.analysis.codebook.distances import CodeDistances
 
+EQUAL_RATIO = 1e-3  # of the difference of distances that are drawn as equal
 NUM_BINS = 40
 BAR_LABELS = {
     "duplicate": "× duplicate",
@@ -44,7 +45,10 @@ def draw(result: CodeDistances) -> go.Figure:
 def _add_histograms(figure: go.Figure, result: CodeDistances) -> None:
     distances = np.concatenate([codebook.distances for codebook in result.codebooks])
     is_used = np.concatenate([codebook.is_used for codebook in result.codebooks])
-    edges = np.linspace(distances.min(), distances.max() or 1, NUM_BINS + 1)
+    low, high = float(distances.min()), float(distances.max())
+    if high - low <= EQUAL_RATIO * high:  # a regular codebook: all codes in the middle
+        low, high = 0.0, 2 * high or 1.0
+    edges = np.linspace(low, high, NUM_BINS + 1)
     used_style: dict[str, Any] = {"color": COLORS[0]}
     dead_style: dict[str, Any] = {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}
     for name, mask, style in (

@@ -42,12 +42,12 @@ def tk070_diverged(evidence: Evidence) -> Finding | None:
     is_noise = max(improvement, rise) < MIN_IMPROVEMENT * abs(loss[0])
     if is_noise or rise <= MAX_LOST_SHARE * improvement:
         return None
+    course = f"fell from {loss[0]:.3g} to {loss[best]:.3g} at step {steps[best]:,.0f}, and rose"
+    if not best:
+        course = f"rose from {loss[0]:.3g} at step {steps[0]:,.0f}"
     return Finding(
         severity="error" if rise >= improvement else "warning",
-        observation=(
-            f"The loss fell from {loss[0]:.3g} to {loss[best]:.3g} at step {steps[best]:,.0f}, and"
-            f" rose to {loss[-1]:.3g}: training diverged."
-        ),
+        observation=(f"The loss {course} to {loss[-1]:.3g}: training diverged."),
         advice=(
             "Train with a lower learning rate, or use the checkpoint nearest to step"
             f" {steps[best]:,.0f}."

@@ -84,7 +84,8 @@ class TeacherAlignment(Result):
         Whether tokens were compared with patches. Otherwise they differ in number, and images
         were compared by their means.
     n, of : int
-        Number of images that were measured, and in the evidence.
+        Number of images that were drawn, and in the evidence. Some measures are of fewer; see
+        their `n`.
     seed : int
         Seed of the random draws.
     """
@@ -102,7 +103,7 @@ class TeacherAlignment(Result):
     def figure(self) -> go.Figure:
         """Draw every measure, and its value for the features of other images."""
         measures = self.measures[::-1]
-        names = [f"{m.name}<br><sub>{m.better} is better</sub>" for m in measures]
+        names = [f"{m.name}<br><sub>{m.better} is better, n = {m.n:,}</sub>" for m in measures]
         value = np.array([m.value for m in measures])
         bars = {
             "type": "data",
@@ -171,9 +172,10 @@ class TeacherAlignment(Result):
         return rows.rename(columns={"name": "measure"})
 
     def summary(self) -> str:
-        """Return every measure with its interval and its value for other images."""
+        """Return every measure with its interval, value for other images and number of images."""
         values = "; ".join(
-            f"{m.name} {m.value:.3f} ({m.low:.3f} to {m.high:.3f}; other images {m.shuffled:.3f})"
+            f"{m.name} {m.value:.3f} ({m.low:.3f} to {m.high:.3f}; other images {m.shuffled:.3f}"
+            + (")" if m.n == self.n else f"; {m.n:,} of these images)")
             for m in self.measures
         )
         method = "token by token" if self.by_token else "image by image"

@@ -192,10 +192,13 @@ class DecoderNoise(PerspectiveResult):
             )
         mixed = [error for error in self.errors if error.noise == "mixed in"]
         if mixed:
-            ratio = mixed[0].mse / mixed[0].clean_mse
+            first = mixed[0]
+            cost = f"{first.mse:.2g}"
+            if first.clean_mse:
+                cost = f"{first.mse / first.clean_mse:.2g} times as large"
             sentences.append(
-                f"If {100 * mixed[0].level:.0f} % of the latents are replaced by noise of three"
-                f" standard deviations, the error is {ratio:.2g} times as large."
+                f"If {100 * first.level:.0f} % of the latents are replaced by noise of three"
+                f" standard deviations, the squared error is {cost}."
             )
         return " ".join(sentences)
 

@@ -172,9 +172,11 @@ class Equivariance(PerspectiveResult):
                 f" {score.psnr:.1f} dB"
             )
             if np.isfinite(score.direct_psnr):
+                comparison = "less" if score.loss_db >= 0 else "more"
                 text += (
-                    f", {score.loss_db:.1f} dB less than reconstructions of transformed images; the"
-                    f" error of the latents is {score.latent_error:.2f} (unrelated: 2)"
+                    f", {abs(score.loss_db):.1f} dB {comparison} than reconstructions of"
+                    f" transformed images; the error of the latents is {score.latent_error:.2f}"
+                    " (unrelated: 2)"
                 )
             else:
                 text += "; the encoder does not take images of this size"

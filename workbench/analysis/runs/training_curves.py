@@ -18,7 +18,6 @@ from workbench.storage.training_log import TrainingLog
 
 X = Literal["step", "images", "minutes"]
 Terms = Literal["without multipliers", "as optimized"]
-MAX_POINTS = 1000  # per curve; longer curves show the means of equally many records
 MAX_SUMMARIZED_RUNS = 5
 MAX_SMOOTHING = 0.99
 BYTES_PER_GB = 1e9
@@ -170,16 +169,6 @@ def smooth(values: np.ndarray, smoothing: float) -> np.ndarray:
     return pd.Series(values).ewm(alpha=1 - smoothing).mean().to_numpy()
 
 
-def thin(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Average neighboring entries so that at most `MAX_POINTS` remain."""
-    n = len(arrays[0])
-    if n <= MAX_POINTS:
-        return list(arrays)
-    starts = np.linspace(0, n, MAX_POINTS, endpoint=False).astype(int)
-    counts = np.diff([*starts, n])
-    return [np.add.reduceat(array, starts) / counts for array in arrays]
-
-
 def term_values(log: TrainingLog, term: str, terms: Terms) -> tuple[np.ndarray, np.ndarray]:
     """Return steps and values of a term; NaN where its multiplier is 0."""
     steps, values = log.series(term)
@@ -293,7 +282,7 @@ def _curves_of_run(
         is_known = np.isfinite(series[1])
         if not is_known.any():
             return
-        steps, values = thin(series[0][is_known], series[1][is_known])
+        steps, values = series[0][is_known], series[1][is_known]
         curves.append(
             TrainingCurve(
                 run=log.run,

@@ -29,6 +29,7 @@ TITLE_HEIGHT_PX = 120
 LEGEND_HEIGHT_PX = 90
 LABEL_WIDTH = 0.16  # share of the width, to the right of the loss
 FAINT_OPACITY = 0.3
+MAX_POINTS = 1000  # of a curve that are drawn; a longer one shows means of equally many records
 X_TITLES = {"step": "step", "images": "training images", "minutes": "minutes of training"}
 
 
@@ -145,10 +146,10 @@ def _traces(curve: TrainingCurve, color: str, *, showlegend: bool) -> list[go.Sc
     """Return the curve, and the smoothed curve over a faint one if there is smoothing."""
     has_smooth = len(curve.smoothed) > 0
     style: dict[str, Any] = {
-        "x": curve.x,
+        "x": _thin(curve.x),
         "name": curve.run,
         "legendgroup": curve.run,
-        "customdata": np.column_stack([curve.steps]),
+        "customdata": _thin(curve.steps)[:, None],
         "mode": "lines" if len(curve.x) > 1 else "markers",
         "marker": {"color": color, "size": 7},
         "hovertemplate": (
@@ -158,7 +159,18 @@ def _traces(curve: TrainingCurve, color: str, *, showlegend: bool) -> list[go.Sc
     line = {"color": color, "width": 1.8, "dash": "dash" if curve.is_held_out else "solid"}
     opacity = FAINT_OPACITY if has_smooth else 1.0
     in_legend = showlegend and not has_smooth
-    raw = go.Scatter(y=curve.values, line=line, opacity=opacity, showlegend=in_legend, **style)
+    raw = go.Scatter(
+        y=_thin(curve.values), line=line, opacity=opacity, showlegend=in_legend, **style
+    )
     if not has_smooth:
         return [raw]
-    return [raw, go.Scatter(y=curve.smoothed, line=line, showlegend=showlegend, **style)]
+    return [raw, go.Scatter(y=_thin(curve.smoothed), line=line, showlegend=showlegend, **style)]
+
+
+def _thin(values: np.ndarray) -> np.ndarray:
+    """Average neighboring entries so that at most `MAX_POINTS` remain."""
+    n = len(values)
+    if n <= MAX_POINTS:
+        return values
+    starts = np.linspace(0, n, MAX_POINTS, endpoint=False).astype(int)
+    return np.add.reduceat(values, starts) / np.diff([*starts, n])

@@ -45,7 +45,7 @@ class ErrorRequest:
     # errors were not collected.
     needed: float | None = None  # mean over images; all tokens where none meet it
     need_correlation: float | None = None  # Spearman, of the tokens and the fewest ones
-    avoidable: float | None = None  # fraction of images above, where some budget meets it
+    avoidable: float | None = None  # fraction of all images: above, where some budget meets it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

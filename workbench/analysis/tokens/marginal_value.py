@@ -94,11 +94,20 @@ class MarginalTokenValue(Result):
         return (
             f"The mean {self.error_name} error goes from {self.initial_error:.3g} at"
             f" {self.min_tokens} to {self.steps[-1].error:.3g} at {self.max_tokens} tokens,"
-            f" a drop of {self.mean_delta:.3g}"
-            f" ({self.mean_delta_low:.3g} to {self.mean_delta_high:.3g}). The first step is worth"
+            f" {self._change()}. The first step is worth"
             f" {self.steps[0].value:.2g} per token, the last {self.steps[-1].value:.2g}."
             f" {100 * self.unhelped_share:.0f} % of {len(self.delta):,} images improve by less than"
             " a tenth: the tokenizer treats them as noise, or they had no error left."
+        )
+
+    def _change(self) -> str:
+        """Return the change of the error from the fewest to the most tokens, with its interval."""
+        if self.mean_delta < 0:
+            rise, low, high = -self.mean_delta, -self.mean_delta_high, -self.mean_delta_low
+            return f"a rise of {rise:.3g} ({low:.3g} to {high:.3g})"
+        return (
+            f"a drop of {self.mean_delta:.3g}"
+            f" ({self.mean_delta_low:.3g} to {self.mean_delta_high:.3g})"
         )
 
     def _add_steps(self, figure: go.Figure) -> None:

@@ -14,6 +14,7 @@ from workbench import analysis
 from workbench.analysis.base import Result
 from workbench.analysis.plotting.selected_codes import show_selected_codes
 from workbench.analysis.plotting.style import apply_theme
+from workbench.core.counted import counted
 from workbench.core.glossary import OTHERS, tooltip
 from workbench.core.html_templates import marked
 from workbench.core.result_columns import SIGNIFICANT_DIGITS, column_tooltip, decimals_of_columns
@@ -262,7 +263,7 @@ class AnalysisTab:
             codes = codes_in(selection)
         counts = None if images is None or codes else images.code_counts
         if images is not None and counts is not None:
-            names = f"{len(images.indices):,} selected images"
+            names = counted(len(images.indices), "selected image")
             self.figure.draw(show_selected_codes(self._themed_figure(), counts, names))
             self._has_selected_codes = True
         elif self._has_selected_codes:
