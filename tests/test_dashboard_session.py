@@ -15,6 +15,7 @@ import pytest
 from panel_material_ui import Button, FileDownload
 from panel_material_ui.widgets.base import MaterialWidget
 
+from workbench.core.errors import UserError
 from workbench.hosts.dashboard.app import Session
 from workbench.hosts.dashboard.state import DashboardState
 from workbench.launch.training_queue import TrainingQueue
@@ -370,6 +371,39 @@ def test_followed_training_appears_in_the_list_of_runs(runs, tmp_path):
     session.pages["train"].queue._open(SimpleNamespace(name="b"))
     assert session.state.primary == "b" and session.state.view.tab == "live"
     assert list(session.runs.table.value["run"]) == ["a", "b"]
+    trainings.close()
+
+
+@pytest.mark.parametrize("tab", ["map", "codes"])
+def test_evidence_that_was_collected_again_is_read_again(runs, tmp_path, tab):
+    shutil.copytree(runs / "soft-4", tmp_path / "a")
+    session = Session(tmp_path)
+    session.state.open_tab(tab)
+    page = session.pages[tab]
+    page.show(session.state.view)
+    before = page.result.key
+    page.show(session.state.view)
+    assert page.result.key == before
+    os.utime(tmp_path / "a" / "evidence" / "step-000060" / "provenance.json")
+    page.show(session.state.view)
+    assert page.result.key != before
+
+
+def test_error_of_a_button_stays_until_the_next_one(runs, tmp_path, monkeypatch):
+    shutil.copytree(runs / "soft-2", tmp_path / "a")
+    trainings = TrainingQueue(tmp_path)
+    queue = Session(tmp_path, trainings=trainings).pages["train"].queue
+
+    def stop(training: object) -> None:
+        raise UserError("The folder a is not writable.")
+
+    monkeypatch.setattr(trainings, "stop", stop)
+    queue._stop(SimpleNamespace(name="a"))
+    queue.refresh()
+    assert queue.failure.object == "The folder a is not writable."
+    monkeypatch.setattr(trainings, "stop", lambda training: None)
+    queue._stop(SimpleNamespace(name="a"))
+    assert not queue.failure.object
     trainings.close()
 
 

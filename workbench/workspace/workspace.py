@@ -257,6 +257,21 @@ class Workspace:
         evidence = [(str(folder), written_at(folder)) for folder in folders]
         return (state.analysis, *evidence, *sorted(controls.items()))
 
+    def versions(self, state: ViewState) -> Hashable:
+        """Return what changes when a run of a view is trained further or collected again.
+
+        It is the last checkpoint of each run, and when its evidence was written.
+        """
+        versions: list[Hashable] = []
+        for name in state.runs:
+            try:
+                run = self.run(name)
+                folders = map(run.evidence_folder, run.evidence_steps)
+                versions.append((name, *run.steps[-1:], *map(written_at, folders)))
+            except UserError as error:
+                versions.append(str(error))
+        return tuple(versions)
+
     def _key_or_reason(self, state: ViewState) -> Hashable:
         """Return the key of a run, or the reason why it has none, such as missing evidence."""
         try:

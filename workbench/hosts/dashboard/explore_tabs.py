@@ -109,12 +109,13 @@ class ExploreTab:
         options = tuple(
             sorted(item for item in view.tab_options.items() if item[0] not in POSITION_OPTIONS)
         )
+        versions = self.workspace.versions(view)
         if self.tab == "lens" and ("order", SELECTED_ORDER) not in options:
-            return self.tab, view.runs, options
+            return self.tab, view.runs, versions, options
         selection = None
         if view.selection is not None:
             selection = json.dumps(view.selection.to_dict(), sort_keys=True)
-        return self.tab, view.runs, view.step, options, selection
+        return self.tab, view.runs, versions, view.step, options, selection
 
     def _draw(self, content: TabContent) -> None:
         model = copy(content.content)  # the queue may return the same object to another visitor

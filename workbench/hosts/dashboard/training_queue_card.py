@@ -79,7 +79,8 @@ class TrainingQueueCard:
             size="small",
             description=tooltip("trainings at the same time"),
         )
-        self.message = pn.pane.HTML("", sizing_mode="stretch_width")
+        self.message = pn.pane.HTML("", sizing_mode="stretch_width")  # why a run is not resumed
+        self.failure = pn.pane.HTML("", sizing_mode="stretch_width")  # of the last button
         problem = "" if trainings is None else trainings.problem
         self.problem = pmui.Alert(html.escape(problem), severity="warning", visible=bool(problem))
         self.list = pn.Column(sizing_mode="stretch_width", margin=0)
@@ -100,7 +101,7 @@ class TrainingQueueCard:
             styles={"padding-top": "8px"},
         )
         self.body = pn.Column(
-            row, self.message, self.problem, self.list, sizing_mode="stretch_width"
+            row, self.message, self.failure, self.problem, self.list, sizing_mode="stretch_width"
         )
 
     def show(self) -> None:
@@ -139,14 +140,9 @@ class TrainingQueueCard:
 
     def resume(self) -> None:
         """Put the run of the menu into the queue."""
-        if self.trainings is None:
-            return
-        try:
-            self.trainings.resume(self.run.value, self._requested_steps())
-        except UserError as error:
-            self.message.object = html.escape(str(error))
-            return
-        self.refresh()
+        if self.trainings is not None:
+            resume = self.trainings.resume
+            self._try(lambda: resume(self.run.value, self._requested_steps()))
 
     def _clone(self) -> None:
         """Fill the form with the settings of the run of the menu."""
@@ -162,16 +158,19 @@ class TrainingQueueCard:
 
     def _start(self, training: QueuedTraining) -> None:
         if self.trainings is not None:
-            self.trainings.start(training)
-        self.refresh()
+            self._try(partial(self.trainings.start, training))
 
     def _stop(self, training: QueuedTraining) -> None:
-        if self.trainings is None:
-            return
+        if self.trainings is not None:
+            self._try(partial(self.trainings.stop, training))
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Do what a button asks for, and show why it failed until the next one."""
+        self.failure.object = ""
         try:
-            self.trainings.stop(training)
+            action()
         except UserError as error:
-            self.message.object = html.escape(str(error))
+            self.failure.object = html.escape(str(error))
         self.refresh()
 
     def _open(self, training: QueuedTraining) -> None:
