@@ -1,5 +1,7 @@
 """Training with several processes, gradient accumulation, and large sparse tables."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +134,24 @@ def test_two_processes_apply_commands_at_the_same_step(tmp_path):
     assert run.steps == [run.status()["step"]]  # stopped with a checkpoint
     assert (history["entropy"][history["step"] > change] == 0).all()
     assert (history["entropy"][history["step"] <= change] != 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signaled", [[0, 1], [0]], ids=["both", "main"])
+def test_signal_to_two_processes_saves_a_checkpoint(tmp_path, signaled):
+    """Launchers signal every process; the others may end only together with the main one."""
+    folder = tmp_path / "run"
+    processes = start_processes("ae-digits", folder, steps=100_000, save_every=100_000)
+    try:
+        wait_until(lambda: (folder / "log.jsonl").exists() or processes[0].poll() is not None)
+        for i in signaled:
+            os.kill(processes[i].pid, signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [130, 130]
+    finally:
+        for process in processes:
+            process.kill()
+    run = Run(folder)
+    assert run.status()["state"] == "stopped" and run.steps == [run.status()["step"]]
 
 
 def test_indivisible_batch_is_refused():

@@ -12,9 +12,10 @@ import threading
 import typing
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,10 @@ def train(
     is_finished = first_step >= job.train_config.steps and run.status()["state"] == "finished"
     has_evidence = is_finished and first_step in run.evidence_steps
     if not process.is_main:
-        if not is_finished:
-            deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
+        # A launcher sends its signals to all processes. The main one tells when to stop.
+        with _on_first_signal(lambda: None):
+            if not is_finished:
+                deque(fit(job.model, job.data, job.train_config, run), maxlen=0)
         return run
     print_summary(run.config, (run.tokenizer or run).config.data)
     if not is_finished:
@@ -235,16 +238,17 @@ def prepare_training(
 def _follow(job: TrainingJob, first_step: int) -> None:
     """Train with a progress bar; write samples and collect evidence on command."""
     from workbench.collect import previewer
-    from workbench.training import fit
+    from workbench.training import Rank, fit
 
     run = job.run
+    is_alone = Rank.current().world_size == 1
     steps = job.train_config.steps
     can_decode = not run.is_generator or run.tokenizer is not None
     draw_preview = previewer(run, trust=job.trust) if can_decode else None
     held_out = load_held_out(run, job.trust)
     with (
         progress_bar(total=steps, initial=first_step, desc=run.name, unit="step") as bar,
-        _stop_on_signal(run) as signals,
+        _on_first_signal(partial(_request_stop, run)) as signals,
         progress_listener(percentage_on(bar, "preparing the model")),
         closing(fit(job.model, job.data, job.train_config, run, held_out)) as records,
     ):
@@ -258,7 +262,10 @@ def _follow(job: TrainingJob, first_step: int) -> None:
                 with progress_listener(percentage_on(bar, "collecting evidence")):
                     _evaluate(run, record.step, job.trust)
             if signals and record.step < steps:
-                break  # a signal may arrive before `fit` listens for commands
+                # The signal may have arrived before `fit` listened for commands.
+                if is_alone:
+                    break
+                run.ask("stop")  # in all processes
 
 
 def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:
@@ -506,9 +513,14 @@ def _shorten_spinning() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def _request_stop(run: Run) -> None:
+    run.ask("stop")
+    sys.stderr.write("\nStopping with a checkpoint. Interrupt again to stop at once.\n")
+
+
 @contextmanager
-def _stop_on_signal(run: Run) -> Iterator[list[int]]:
-    """Stop with a checkpoint on the first Ctrl-C or SIGTERM, and at once on the second.
+def _on_first_signal(action: Callable[[], None]) -> Iterator[list[int]]:
+    """Call an action on the first Ctrl-C or SIGTERM; the second one ends the process as usual.
 
     Yields the list of signals received so far.
     """
@@ -519,8 +531,7 @@ def _stop_on_signal(run: Run) -> Iterator[list[int]]:
 
     def stop(number: int, frame: Any) -> None:
         received.append(number)
-        run.ask("stop")
-        sys.stderr.write("\nStopping with a checkpoint. Interrupt again to stop at once.\n")
+        action()
         restore()
 
     def restore() -> None:
