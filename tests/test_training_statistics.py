@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from PIL import Image
+from seeded_weights import seeded_images
 from torch import nn
 
-from workbench.launch.in_process import prepare_training
+from workbench.launch.in_process import prepare_training, train
 from workbench.launch.setup import load_held_out
 from workbench.storage.checkpoint import read_tensors
 from workbench.training import fit
@@ -27,6 +29,23 @@ def test_usage_of_codes_is_that_of_all_batches_since_the_last_record():
     # Codebook 0 uses its four codes evenly, and codebook 1 only one code.
     assert usage.take() == {"codes_used": pytest.approx(2.5), "perplexity": pytest.approx(2.5)}
     assert usage.take() == {}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "labels"), [("abcd", {0, 1}), ("", None)], ids=["more classes", "no classes"]
+)
+def test_held_out_items_are_of_the_classes_of_the_generator(tmp_path, held_out, labels):
+    folders = [f"train/{name}" for name in "ab"] + ([f"val/{n}" for n in held_out] or ["val"])
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        for i, image in enumerate(seeded_images(4, 16, 16)):
+            Image.fromarray(image).save(tmp_path / folder / f"{i}.png")
+    settings = {"width": 16, "depth": 1, "batch_size": 4, "steps": 2, "collect": False}
+    train("ae-photos", tmp_path / "ae", data=tmp_path, side=16, num_tokens=4, **settings)
+    run = train("sit-photos", tmp_path / "sit", tokenizer=tmp_path / "ae", **settings)
+    assert run.config.settings["classes"] == 2
+    items = load_held_out(run)
+    assert (None if items is None else set(items[1].tolist())) == labels
 
 
 def test_held_out_loss_is_logged_and_does_not_change_training(tmp_path):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from workbench.collect.images import batch_slices
 from workbench.core.errors import RunError, UserError
 from workbench.storage.adm import write_images
@@ -10,6 +12,8 @@ from workbench.storage.run import Run
 
 def write_adm_batch(run: Run | str | Path, out: str | Path, *, step: int | None = None) -> int:
     """Write the samples of a generator, or the reconstructions of a tokenizer, as `arr_0`.
+
+    They are in random order.
 
     Parameters
     ----------
@@ -48,6 +52,9 @@ def write_adm_batch(run: Run | str | Path, out: str | Path, *, step: int | None 
             f" {evidence.num_images:,} images. Store all of them with: workbench collect"
             f" {run.folder} --limit {evidence.num_images} --pictures {evidence.num_images}"
         )
-    blocks = (images[part] for part in batch_slices(len(images), images[0].size))
+    # Samples are in the order of their classes. The evaluator computes the Inception score of ten
+    # consecutive parts, each of which must have all classes.
+    order = np.random.default_rng(0).permutation(len(images))
+    blocks = (images[order[part]] for part in batch_slices(len(images), images[0].size))
     write_images(path, blocks, images.shape[:3])
     return len(images)

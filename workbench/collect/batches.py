@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.collect.images import batch_slices, check_finite, class_labels, to_tensor, to_uint8
+from workbench.collect.images import (
+    batch_slices,
+    check_finite,
+    class_labels,
+    indexed_seed,
+    to_tensor,
+    to_uint8,
+)
 from workbench.core.types import Tokens
 from workbench.core.workers import load_in_workers
 from workbench.data import ImageSet
@@ -141,10 +148,15 @@ class HeldOutImages:
         """The classes, int64 (n,); None without labels."""
         return self._ordered(self.image_set.labels, slice(None))
 
-    @property
-    def class_labels(self) -> np.ndarray:
-        """The classes that a generator is conditioned on; 0 without labels."""
-        labels = class_labels(self.image_set)
+    def class_labels(self, classes: int) -> np.ndarray:
+        """Return the classes that a generator of so many classes is conditioned on.
+
+        Raises
+        ------
+        NotApplicable
+            If the images have no labels, or labels of other classes.
+        """
+        labels = class_labels(self.image_set, classes)
         return labels if self._order is None else labels[self._order]
 
     def parts(self) -> list[slice]:
@@ -258,7 +270,7 @@ class SampleLabels:
     labels : Tensor of int, shape (n,)
         The classes.
     seed : int
-        Seed of the first batch; the following ones have the next seeds.
+        Seed of the collection. Each batch has its own seed.
     """
 
     def __init__(self, labels: Tensor, seed: int) -> None:
@@ -274,7 +286,7 @@ class SampleLabels:
 
     def batch(self, part: slice) -> SampleBatch:
         """Return the labels of some rows."""
-        seed = self._seed + part.start // SAMPLES_PER_SEED
+        seed = indexed_seed(self._seed, part.start // SAMPLES_PER_SEED)
         return SampleBatch(rows=part, labels=self._labels[part], seed=seed)
 
     def iterate(self, parts: Sequence[slice]) -> Iterator[SampleBatch]:

@@ -8,14 +8,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from workbench.core.errors import RunError, UserError
+from workbench.core.errors import NotApplicable, RunError, UserError
 from workbench.data import ImageSet, Pixels, load
 from workbench.features import FeatureExtractor
 from workbench.storage.run import Run
 
 ENCODE_BATCH = 256  # images per batch
 MAX_BATCH_PIXELS = 2**20  # per batch of images, which are 16 images of 256 x 256
-INDEX_BITS = 32  # of a seed, for the index of an image
+GOLDEN_RATIO = 0x9E3779B1  # less 1, in units of 2**-32
 MAX_ARRAY_BYTES = 2**26  # of an array that only interactive views need
 
 
@@ -95,23 +95,39 @@ def is_stream(run: Run) -> bool:
     return data is not None and str(data.source).startswith("stream:")
 
 
-def class_labels(images: ImageSet) -> np.ndarray:
+def class_labels(images: ImageSet, classes: int) -> np.ndarray:
     """Return the class that a generator is conditioned on for each image.
 
     Parameters
     ----------
     images : ImageSet
         Images with or without labels.
+    classes : int
+        The number of classes of the generator. A generator of one class is unconditional.
 
     Returns
     -------
     ndarray of int64, shape (n,)
-        The labels. Images without labels are all of class 0: a generator of one class is
-        unconditional.
+        The labels; all 0 for an unconditional generator of images without labels.
+
+    Raises
+    ------
+    NotApplicable
+        If the images have no labels, or labels of other classes.
     """
     if images.labels is None:
+        if classes > 1:
+            raise NotApplicable(
+                f"The generator has {classes} classes, and {images.source} has no labels."
+            )
         return np.zeros(len(images), np.int64)
-    return np.asarray(images.labels)
+    labels = np.asarray(images.labels)
+    if len(labels) and labels.max() >= classes:
+        raise NotApplicable(
+            f"The generator has {classes} classes, and {images.source} has labels up to"
+            f" {labels.max()}."
+        )
+    return labels
 
 
 def to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
@@ -211,7 +227,15 @@ def image_generator(seed: int, index: int) -> torch.Generator:
     index : int
         The row of the image in the evidence.
     """
-    return torch.Generator().manual_seed((seed << INDEX_BITS) + index)
+    return torch.Generator().manual_seed(indexed_seed(seed, index))
+
+
+def indexed_seed(seed: int, index: int) -> int:
+    """Return the seed of an image or a batch, which other seeds below 10,000 do not share.
+
+    Multiples of the golden ratio are far apart. Generators of the CPU read 32 bits only.
+    """
+    return (seed * GOLDEN_RATIO + index) % 2**32
 
 
 def model_device(model: nn.Module) -> torch.device:

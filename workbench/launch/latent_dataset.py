@@ -227,7 +227,12 @@ def _of_tokenizer(
 
 @torch.no_grad()
 def encode_held_out(
-    run: Run, step: int | None, quantity: Quantity, images: ImageSet, trust: Sequence[str] = ()
+    run: Run,
+    step: int | None,
+    quantity: Quantity,
+    images: ImageSet,
+    classes: int,
+    trust: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Encode a few held-out images as one batch of a generator's training.
 
@@ -241,6 +246,8 @@ def encode_held_out(
         What the generator consumes.
     images : ImageSet
         The held-out images, all of which are encoded.
+    classes : int
+        The number of classes of the generator.
     trust : sequence of str
         Modules outside of this package that may be imported.
 
@@ -248,12 +255,18 @@ def encode_held_out(
     -------
     tuple of Tensor
         The latents or codes, and the labels.
+
+    Raises
+    ------
+    NotApplicable
+        If the images have no labels, or labels of other classes.
     """
+    labels = class_labels(images, classes)
     model = load_tokenizer(run, step, trust)
     tokens = model.encode(images.images().to(model_device(model)))
     rows = tokens.codes if quantity == "codes" else tokens.latents.float()
     assert rows is not None
-    return rows.cpu(), torch.from_numpy(class_labels(images))
+    return rows.cpu(), torch.from_numpy(labels)
 
 
 def read_encoded(

@@ -390,8 +390,11 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
     Returns
     -------
     tuple of Tensor or None
-        At most `MAX_HELD_OUT` items; None if the images have no held-out part.
+        At most `MAX_HELD_OUT` items. None if the images have no held-out part, or none of the
+        classes of the generator.
     """
+    import numpy as np
+
     from workbench.collect import load_images
     from workbench.launch.latent_dataset import encode_held_out
 
@@ -407,7 +410,12 @@ def load_held_out(run: Run, trust: Sequence[str] = ()) -> "tuple[Tensor, ...] | 
     if run.tokenizer is None:
         return (images.images(),)
     generator: type[Generator] = load_class(run.config.class_path, trust)
-    return encode_held_out(source, run.tokenizer_step, generator.consumes, images, trust)
+    classes = run.config.settings["classes"]
+    if images.labels is not None:  # rare classes may be among the held-out images only
+        images = images.select(np.flatnonzero(images.labels < classes))
+    if not len(images) or (images.labels is None and classes > 1):
+        return None
+    return encode_held_out(source, run.tokenizer_step, generator.consumes, images, classes, trust)
 
 
 def _open_stream(

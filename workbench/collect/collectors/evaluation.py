@@ -8,6 +8,7 @@ from torch import Tensor
 
 from workbench.collect.batches import HeldOutImages
 from workbench.collect.collectors.base import Arrays, CollectContext, collector
+from workbench.collect.images import indexed_seed
 from workbench.core.errors import NotApplicable
 from workbench.core.types import Tokens
 from workbench.generators.base import Generator
@@ -22,19 +23,21 @@ BLOCK_IMAGES = 4096  # whose tokens are in memory at a time
 )
 def evaluation(model: Generator, images: HeldOutImages, context: CollectContext) -> Arrays:
     """Evaluate the generator on images that it was not trained on."""
-    labels = images.class_labels
-    source = images.image_set.source
-    if len(labels) and labels.max() >= model.config.classes:
+    classes = model.config.classes
+    labels = images.class_labels(classes)
+    names = images.image_set.names
+    if context.run.config.imported is not None and classes > 1 and len(names) not in (0, classes):
         raise NotApplicable(
-            f"The generator has {model.config.classes} classes, and {source} has labels up "
-            f"to {labels.max()}."
+            f"The generator has {classes} classes, and {images.image_set.source} has {len(names)},"
+            " so that its labels are not those of the generator."
         )
     blocks: list[Arrays] = []
     sizes: list[int] = []
-    for tokens, classes in _token_blocks(images, labels):
-        on_device = torch.from_numpy(classes).to(context.device)
-        blocks.append(model.evaluate(tokens, on_device, seed=context.seed + len(blocks)))
-        sizes.append(len(classes))
+    for tokens, part in _token_blocks(images, labels):
+        on_device = torch.from_numpy(part).to(context.device)
+        seed = indexed_seed(context.seed, len(blocks))
+        blocks.append(model.evaluate(tokens, on_device, seed=seed))
+        sizes.append(len(part))
     arrays = {name: _combine(name, [block[name] for block in blocks], sizes) for name in blocks[0]}
     if images.labels is None:
         arrays.pop("predicted", None)  # there is no true class
