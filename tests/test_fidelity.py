@@ -253,6 +253,13 @@ def test_copies_are_counted_and_shown_first():
     assert "% of the samples" in result.summary()
 
 
+def test_images_that_a_generator_has_not_seen_are_not_its_training_images():
+    sets = (normal(100, 4), normal(100, 4, seed=1), None, normal(100, 4, seed=2))
+    result = fidelity(*sets, seen_in_training=False)
+    assert result.memorization is None and fidelity(*sets).memorization is not None
+    assert "training images" not in result.summary()
+
+
 def test_copies_count_if_held_out_images_repeat_training():
     train = normal(100, 3)
     assert memorization(train[:50], train[:20], train).share == 1

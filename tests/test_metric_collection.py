@@ -1,11 +1,13 @@
 """Collecting with networks of metrics: Inception, LPIPS and reference files."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from seeded_weights import seeded_images, seeded_weights
 
 from workbench.analysis.generation.fidelity import fidelity
@@ -93,6 +95,33 @@ def test_statistics_in_blocks_are_those_of_all_images(tmp_path):
     )
     np.testing.assert_allclose(written.features.covariance, whole.covariance, atol=1e-12)
     assert written.features.count == 300 and written.spatial_features is None
+
+
+def test_statistics_state_how_images_were_resized(tmp_path, run):
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(seeded_images(12, 32, 32)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+    for resize in ("adm", "lanczos"):
+        write_statistics(
+            str(tmp_path / "images"),
+            tmp_path / f"{resize}.npz",
+            feature_extractor="hog",
+            side=8,
+            resize=resize,
+        )
+    read = [adm.read_statistics(tmp_path / f"{resize}.npz") for resize in ("adm", "lanczos")]
+    assert [statistics.resize for statistics in read] == ["adm", "lanczos"]
+    assert not np.allclose(read[0].features.mean, read[1].features.mean)
+    moments = Moments.from_rows(np.random.default_rng(0).normal(size=(100, 36)))
+    only = {"limit": 12, "only": ["reference"], "feature_extractor": "hog"}
+    for resize in ("adm", "lanczos"):
+        statistics = adm.ReferenceStatistics(moments, None, "hog", resize)
+        adm.write_statistics(tmp_path / f"{resize}.npz", statistics)
+    with pytest.warns(UserWarning, match="resized by adm"):
+        collect(run, reference=tmp_path / "adm.npz", **only)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collect(run, reference=tmp_path / "lanczos.npz", **only)
 
 
 class Means(FeatureExtractor):

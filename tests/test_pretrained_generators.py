@@ -335,6 +335,22 @@ def test_each_mistake_in_lightningdit_is_noticed(lightningdit_folder, mistake):
     assert difference(velocity, wrong) > 4 * TOLERANCE
 
 
+def test_lightningdit_without_stored_rotations_takes_those_of_its_config(lightningdit_folder):
+    weights = lightningdit_weights(qk_norm=False)
+    bare = {name: value for name, value in weights.items() if not name.startswith("feat_rope.")}
+    assert len(bare) < len(weights)
+    save_file(bare, lightningdit_folder / "lightningdit.safetensors")
+    pretrained = load(f"lightningdit:{lightningdit_folder}", heads=str(HEADS))
+    assert any("use_rope" in note for note in pretrained.notes)
+    config = {"num_heads": HEADS, "use_rope": True}
+    (lightningdit_folder / "config.json").write_text(json.dumps(config))
+    generator = wb.load_generator(f"lightningdit:{lightningdit_folder}")
+    x, t, y = inputs()
+    with torch.no_grad():
+        velocity = -generator.velocity(x, 1 - t, y)
+    assert difference(velocity, reference(weights, x, t, y)) < TOLERANCE
+
+
 def test_lightningdit_samples_as_published(lightningdit_folder):
     """Euler steps in the published direction of time, with guidance on the first 3 channels."""
     weights, labels, scale, steps = lightningdit_weights(qk_norm=False), torch.tensor([1, 2]), 4, 6

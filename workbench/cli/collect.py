@@ -90,6 +90,9 @@ def statistics(
     ] = "inception",
     split: Annotated[str, typer.Option(help="train, test or all.")] = "all",
     side: ImageSide = None,
+    resize: Annotated[str, typer.Option(help="Resizing to this side: adm, bicubic or lanczos.")] = (
+        "adm"
+    ),
     limit: OptionalLimit = None,
 ) -> None:
     """Write statistics of a reference set's features, in the format of ADM's evaluator.
@@ -107,6 +110,7 @@ def statistics(
         feature_extractor=feature_extractor,
         split=split,
         side=side,
+        resize=resize,
         limit=limit,
     )
     echo(

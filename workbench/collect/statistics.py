@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ def write_statistics(
     feature_extractor: str = "inception",
     split: str = "all",
     side: AnySide | None = None,
+    resize: str = "adm",
     limit: int | None = None,
 ) -> adm.ReferenceStatistics:
     """Compute the statistics of a set of images, and write them as ADM's evaluator reads them.
@@ -125,6 +127,9 @@ def write_statistics(
         The split of the source.
     side : int, str or pair of int, optional
         Height and width of the images; by default their own. See `workbench.data.load`.
+    resize : {"adm", "bicubic", "lanczos"}
+        How image files are brought to this size; see `workbench.data.resize`. Published tokenizers
+        are evaluated with adm or bicubic, and those that are trained here with lanczos.
     limit : int, optional
         Largest number of images.
 
@@ -147,10 +152,14 @@ def write_statistics(
     if path.suffix == ".npz":
         blocks = adm.read_images(path)
     else:
-        images = load(source, split=split, side=side, channels=3, limit=limit).readable()
+        images = load(
+            source, split=split, side=side, channels=3, limit=limit, resize=resize
+        ).readable()
         blocks = array_blocks(images.pixels)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = image_statistics(blocks, get_feature_extractor(feature_extractor), device)
+    if side is not None and path.suffix != ".npz":
+        statistics = replace(statistics, resize=resize)
     count, dim = statistics.features.count, statistics.features.dim
     if count is not None and count <= dim:
         warnings.warn(

@@ -30,6 +30,7 @@ BATCH = "arr_0"
 # Written by this package; the evaluator of ADM ignores them.
 COUNT = "n"
 NETWORK = "feature_extractor"
+RESIZE = "resize"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,15 @@ class ReferenceStatistics:
         Of spatial features, for sFID.
     feature_extractor : str
         Name of the network; empty if the file does not state it, as those of ADM.
+    resize : str
+        How the images were resized; empty if they had their own size, or the file does not state
+        it.
     """
 
     features: Moments
     spatial_features: Moments | None
     feature_extractor: str = ""
+    resize: str = ""
 
 
 def read_statistics(path: Path) -> ReferenceStatistics:
@@ -71,8 +76,11 @@ def read_statistics(path: Path) -> ReferenceStatistics:
         spatial = None
         if names.issuperset(SPATIAL):
             spatial = _moments(path, archive, SPATIAL, count)
-        network = _text(path, archive, NETWORK) if NETWORK in names else ""
-        return ReferenceStatistics(_moments(path, archive, POOLED, count), spatial, network)
+        network, resize = (
+            _text(path, archive, name) if name in names else "" for name in (NETWORK, RESIZE)
+        )
+        moments = _moments(path, archive, POOLED, count)
+        return ReferenceStatistics(moments, spatial, network, resize)
 
 
 def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
@@ -91,6 +99,8 @@ def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
         arrays[COUNT] = np.array(pooled.count)
     if statistics.feature_extractor:
         arrays[NETWORK] = np.array(statistics.feature_extractor)
+    if statistics.resize:
+        arrays[RESIZE] = np.array(statistics.resize)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

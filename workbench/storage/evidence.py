@@ -168,6 +168,11 @@ class Evidence(EvidenceArrays):
         return "held-out images" if is_held_out(self.provenance) else "evaluated images"
 
     @property
+    def seen_in_training(self) -> bool:
+        """False if the images of `train_features` are not those the generator was trained on."""
+        return bool(self.provenance.get("seen_in_training", True))
+
+    @property
     def is_imported(self) -> bool:
         """True if the model was trained elsewhere, or only its arrays are known."""
         return bool(self.provenance.get("imported"))

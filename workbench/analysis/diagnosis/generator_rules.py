@@ -39,6 +39,8 @@ def tk040_copies(evidence: Evidence) -> Finding | None:
     distances to training images are not evidence of copies.
     """
     samples, held_out, training = _feature_sets(evidence)
+    if not evidence.seen_in_training:
+        return None
     result = memorization(samples, held_out, training)
     if result.low <= MAX_COPY_RATIO * TAIL_SHARE:
         return None

@@ -37,6 +37,10 @@ GUIDED_CHANNELS = 3
 GUIDANCE_START = 0.10  # of the 64-epoch model, in the paper's direction of time
 SHIFT = 0.3  # in the paper's direction of time
 SAMPLING_STEPS = 249  # between 250 points
+NO_ROTATIONS = (
+    "The file has no rotations of positions (feat_rope), so that the network has none; if it does, "
+    'write {"use_rope": true} into a config.json next to it.'
+)
 GUIDANCE_NOTE = (
     "The published figures use guidance 10 from time 0.10 (64 epochs) or 6.7 from 0.125 (800 "
     "epochs; option guidance_start), on the first 3 channels."
@@ -95,6 +99,7 @@ def load(
         num_heads = heads_of(path, config, heads)
     else:
         num_heads = shape["width"] // head_width
+    has_rotations = bool(rotations) or bool(config.get("use_rope", False))
     rows = grid_rows(path, shape["num_tokens"])
     mean, std, files = find_moments(path, stats, shape["dim"], example=STATS_NAMES[1])
     settings: dict[str, Any] = {
@@ -107,7 +112,7 @@ def load(
         "norm": "rms" if "norm.weight" in weights else "layer",
         "norm_eps": 1e-6,
         "mlp": "swiglu" if "blocks.0.mlp.project_in.weight" in weights else "gelu-tanh",
-        "positions": "sines+rope" if rotations else "sines",
+        "positions": "sines+rope" if has_rotations else "sines",
         "stored_positions": True,
         "qk_norm": "blocks.0.attention.norm_q.weight" in weights,
         "time_embedding": "unscaled",
@@ -119,7 +124,7 @@ def load(
         "solver": "euler",
         "sampling_steps": sampling_steps,
     }
-    if rotations:
+    if has_rotations:
         weights = permute_rotated_channels(weights, num_heads)
     for name in ("to_velocity.weight", "to_velocity.bias"):
         weights[name] = -weights[name]
@@ -127,7 +132,7 @@ def load(
         generator=build(path, SiT.Config(**settings), weights),
         files=(path, *files),
         license=None,
-        notes=(*left_out(rotations), GUIDANCE_NOTE),
+        notes=(*left_out(rotations), *(() if has_rotations else (NO_ROTATIONS,)), GUIDANCE_NOTE),
     )
 
 

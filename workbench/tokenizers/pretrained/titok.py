@@ -65,6 +65,7 @@ def load(address: Address, *, revision: str | None = None) -> Pretrained:
         files=checkpoint.files,
         side=layout.side,
         channels=layout.channels,
+        resize="bicubic",
         license=LICENSE,
         notes=layout.notes(checkpoint),
     )
