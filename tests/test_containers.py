@@ -74,6 +74,20 @@ def test_shards_of_webdataset_are_splits_with_classes(tmp_path):
     assert (test.pixels[0] == pixels_of(24)).all()
 
 
+def test_stream_has_classes_behind_a_folder_and_a_text(tmp_path):
+    pytest.importorskip("datasets")
+    path = tmp_path / "train-0.tar"
+    with tarfile.open(path, "w") as archive:
+        folder = tarfile.TarInfo("train-0/")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name, content in {"0.txt": b"about", **samples(range(6))}.items():
+            info = tarfile.TarInfo(f"train-0/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert load(f"stream:{path}", side=8).labels.tolist() == list(range(6))
+
+
 def test_tar_file_of_class_folders(tmp_path):
     write_tar(tmp_path / "set.tar", {f"{c}/{i}.png": png(i) for c in "ab" for i in range(5)})
     images = load(str(tmp_path / "set.tar"))

@@ -17,7 +17,7 @@ import workbench as wb
 from workbench.cli import app
 from workbench.collect.models import load_models, load_tokenizer
 from workbench.collect.sampling import draw_samples
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import ImageSize
 from workbench.data.stream import ImageStream
 from workbench.launch import latent_encoding
@@ -145,6 +145,11 @@ def test_killed_encoding_keeps_complete_shards_and_names_damaged_images(
     assert summary["images"] == N - 1 and len(summary["skipped"]) == 1
     data = load_encoded(tokenizer, None, "latents")
     assert data.labels.tolist() == [index % CLASSES for index in range(N) if index != 13]
+    last = encoding.folder / shards[-1]
+    last.unlink()  # as after a copy that was interrupted
+    with pytest.raises(RunError):
+        load_encoded(tokenizer, None, "latents")
+    last.write_bytes(whole[last.name])
     for name in (*shards[2:], ENCODING_FILE, "latent_stats.json"):
         (encoding.folder / name).unlink()
     first = (encoding.folder / shards[0]).stat().st_mtime_ns

@@ -138,6 +138,15 @@ def test_run_on_a_stream_resumes_and_is_collected(folder, tmp_path):
     torch.testing.assert_close(torch.tensor(resumed.history().pixel.values), losses)
 
 
+@pytest.mark.parametrize("seed", [-1, 0])
+def test_stream_without_test_images_is_trained_on(folder, tmp_path, seed):
+    for path in folder.glob("test*"):
+        path.unlink()
+    settings = {"data": f"stream:{folder}", "seed": seed, "collect": False}
+    run = train("ae-digits", tmp_path / "run", steps=4, **SMALL, **settings)
+    assert run.status()["state"] == "finished"
+
+
 def test_total_of_a_stream_is_known_at_its_end(folder):
     source = f"stream:{folder}"
     totals = {n: load(source, split="test", side=8, sample=n).total for n in (5, 12, 13)}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import torch
 from forked_python import ForkedPython
 from polling import wait_until
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from workbench.core.errors import RunError, UserError
-from workbench.launch.in_process import prepare_training
+from workbench.core.types import Objective
+from workbench.launch.in_process import prepare_training, train
 from workbench.launch.recipes import GENERATORS, SYSTEMS
 from workbench.storage.checkpoint import read_tensors
 from workbench.storage.control import make_command, read_commands
@@ -410,6 +413,50 @@ def test_ctrl_c_saves_a_checkpoint(tmp_path):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in stderr
     assert Run(tmp_path / "a").steps[-1] == Run(tmp_path / "a").status()["step"]
+
+
+class Tied(nn.Module):
+    """A model of two layers with the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def objective(self, item: torch.Tensor) -> Objective:
+        logits = self.head(self.embedding(item))
+        return Objective({"class": nn.functional.cross_entropy(logits, item)})
+
+
+class Numbers:
+    """The items 0 to 9."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, indices):
+        return (torch.as_tensor(indices),)
+
+
+def test_tied_weights_are_saved_and_resumed(tmp_path):
+    run = Run.create(tmp_path / "a", {"class": "m:Tied", "settings": {}})
+    config = TrainConfig(steps=4, batch_size=2, save_every=2, log_every=1)
+    for _ in fit(Tied(), Numbers(), config, run):
+        pass
+    weights = read_tensors(run.checkpoint())["model"]
+    assert torch.equal(weights["head.weight"], weights["embedding.weight"])
+    model = Tied()
+    for _ in fit(model, Numbers(), replace(config, steps=6), run):
+        pass
+    assert run.steps[-1] == 6 and model.head.weight is model.embedding.weight
+
+
+def test_trainings_of_one_process_have_their_own_precision(tmp_path):
+    for precision in ("no", "bf16"):
+        settings = SMALL | {"steps": 2, "precision": precision}
+        run = train("vqvae-digits", tmp_path / precision, collect=False, **settings)
+        assert run.status()["state"] == "finished"
 
 
 # Overrides: commands are logged as events, which a resumed run repeats

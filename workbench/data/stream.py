@@ -169,7 +169,7 @@ class ImageStream:
         from datasets.distributed import split_dataset_by_node
 
         # The files in another order in each epoch; their rows are shuffled here.
-        shuffled = self.table.shuffle(seed=seed, buffer_size=1)
+        shuffled = self.table.shuffle(seed=seed % 2**63, buffer_size=1)
         part = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
         rows = islice(self._rows(part, seed), first, None)
         while True:

@@ -175,6 +175,8 @@ def _has_classes(file: Path) -> bool:
         with tarfile.open(file, "r:") as archive:
             for member in members_of(archive):
                 key, extension = _split_name(member.name)
+                if not member.isreg() or extension not in (*EXTENSIONS, CLASS_EXTENSION):
+                    continue
                 first_key = first_key or key
                 if key != first_key:
                     return False

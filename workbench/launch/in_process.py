@@ -49,6 +49,7 @@ from workbench.storage.run import Run
 from workbench.storage.run_config import RunConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from workbench.core.types import Dataset
@@ -237,14 +238,13 @@ def prepare_training(
 
 def _follow(job: TrainingJob, first_step: int) -> None:
     """Train with a progress bar; write samples and collect evidence on command."""
-    from workbench.collect import previewer
     from workbench.training import Rank, fit
 
     run = job.run
     is_alone = Rank.current().world_size == 1
     steps = job.train_config.steps
     can_decode = not run.is_generator or run.tokenizer is not None
-    draw_preview = previewer(run, trust=job.trust) if can_decode else None
+    draw_preview = _previewer(run, job.trust) if can_decode else None
     held_out = load_held_out(run, job.trust)
     with (
         progress_bar(total=steps, initial=first_step, desc=run.name, unit="step") as bar,
@@ -266,6 +266,18 @@ def _follow(job: TrainingJob, first_step: int) -> None:
                 if is_alone:
                     break
                 run.ask("stop")  # in all processes
+
+
+def _previewer(run: Run, trust: Sequence[str]) -> "Callable[[nn.Module], np.ndarray] | None":
+    """Return what draws the preview images; None if a tokenizer has no held-out images."""
+    from workbench.collect import previewer
+
+    try:
+        return previewer(run, trust=trust)
+    except UserError:
+        if run.is_generator:
+            raise
+        return None
 
 
 def _evaluate(run: Run, step: int, trust: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.collect.images import class_labels, model_device
 from workbench.collect.models import load_tokenizer
-from workbench.core.errors import UserError
+from workbench.core.errors import RunError, UserError
 from workbench.core.image_size import ImageSize
 from workbench.data import ImageSet
 from workbench.launch.latent_encoding import Encoding, Quantity
@@ -126,6 +126,8 @@ def load_encoded(
     ------
     UserError
         If the codes do not determine the latents, or only the number of the codewords is known.
+    RunError
+        If a file of the encoded images is missing.
     """
     if run.config.imported is not None and run.config.settings.get("dim", 1) is None:
         raise UserError(
@@ -144,7 +146,15 @@ def load_encoded(
                 "use a tokenizer with a hard codebook, such as vqvae or unicode2."
             )
         codebook = model.codebook.detach().cpu()
-    return read_encoded(encoding.write(), quantity, flip=flip, codebook=codebook)
+    folder = encoding.write()
+    data = read_encoded(folder, quantity, flip=flip, codebook=codebook)
+    num_images = encoding.num_images
+    if len(data.rows) != num_images:
+        raise RunError(
+            f"{folder} has {quantity} of {len(data.rows):,} images instead of {num_images:,}: files"
+            " are missing. Delete the folder, so that the images are encoded again."
+        )
+    return data
 
 
 @torch.no_grad()

@@ -125,6 +125,12 @@ class Encoding:
         digest = hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
         return self.run.folder / "latents" / f"step-{self.step:06d}-{digest}"
 
+    @property
+    def num_images(self) -> int:
+        """Number of images that were encoded; 0 before the end."""
+        summary: dict[str, Any] = read_json(self.folder / ENCODING_FILE, {})
+        return int(summary.get("images", 0))
+
     def write(self) -> Path:
         """Encode the images that are not encoded yet, and return the folder.
 

@@ -71,9 +71,12 @@ def fit(
         If the batch does not divide among the processes, or a term of the loss is not finite.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     process = Rank.current()
     process.items_per_step(config)  # refuse a batch that does not divide before anything is written
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
+        AcceleratorState._reset_state()  # an earlier training in this Python process set it
     accelerator = Accelerator(mixed_precision=config.precision)
     with run.writing() if process.is_main else nullcontext():
         model.to(accelerator.device).train()

@@ -1,6 +1,7 @@
 """The state of training: a model, the moving average of its weights, and the optimizers."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -95,7 +96,8 @@ class TrainState:
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return _without_shared_memory(stored)
 
     def restore(self, run: Run) -> int:
         """Load the last checkpoint of a run and return its step; 0 if there is no checkpoint.
@@ -164,3 +166,14 @@ def _parameter_state(
             else:
                 state[key] = value.to(device)
     return state
+
+
+def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory with an earlier one, as tied weights do."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return separate
