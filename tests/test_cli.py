@@ -215,6 +215,8 @@ def test_watch_prints_the_status_and_sends_commands(command_line, tmp_path):
     code, text = command_line("watch", run.folder, "--ask", "sample")
     assert code == 0 and run.commands()[0]["command"] == "sample"
     assert "command 1 (sample)" in text
+    code, text = command_line("watch", run.folder, "--value", "0.5")
+    assert code == 1 and "--ask" in text
 
 
 # Mistakes

@@ -157,6 +157,7 @@ def test_sample_of_a_stream_may_exceed_the_default(folder, monkeypatch):
     monkeypatch.setattr("workbench.data.stream.DEFAULT_LIMIT", 3)
     assert len(load(f"stream:{folder}", side=8)) == 3
     assert len(load(f"stream:{folder}", side=8, sample=50)) == 50
+    assert len(load(f"stream:{folder}", side=8, sample=50, limit=5)) == 5
 
 
 @pytest.mark.filterwarnings("ignore:1 of the 31 images")

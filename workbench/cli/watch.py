@@ -32,11 +32,15 @@ def watch(
     workbench watch runs/a --ask pause
     workbench watch runs/a --ask weight --term align --value 0.5
     """
+    from workbench.core.errors import UserError
     from workbench.core.progress_bar import progress_bar
     from workbench.storage.jsonl import JsonlTail, is_log_record
     from workbench.storage.run import ACTIVE_STATES, Run
+    from workbench.storage.training_log import NOT_TERMS
 
     opened = Run(run)
+    if ask is None and (term is not None or value is not None):
+        raise UserError("--term and --value belong to a command; add --ask weight or --ask lr.")
     if ask is not None:
         number = opened.ask(ask, term=term, value=value)
         echo(
@@ -48,14 +52,15 @@ def watch(
         return
     status = opened.status()
     log = JsonlTail(opened.folder / "log.jsonl", is_log_record)
-    loss = ""
+    terms = ""
     with progress_bar(
         total=status["steps"], initial=status["step"], desc=opened.name, unit="step"
     ) as bar:
         while status["state"] in ACTIVE_STATES:
             for record in log.read():
-                loss = f", loss {record['loss']:.3g}" if "loss" in record else loss
-            bar.set_postfix_str(f"{status['state']}{loss}", refresh=False)
+                names = [name for name in record if name not in NOT_TERMS]
+                terms = "".join(f", {name}={record[name]:.3g}" for name in names)
+            bar.set_postfix_str(f"{status['state']}{terms}", refresh=False)
             bar.update(status["step"] - bar.n)
             time.sleep(POLL_INTERVAL_S)
             status = opened.status()

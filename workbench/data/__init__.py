@@ -137,7 +137,8 @@ def _read(source: str, split: str, selection: Selection, decoding: Decoding) -> 
         from workbench.data.stream import first_images
 
         name = source.removeprefix("stream:")
-        return first_images(name, split, selection.sample or selection.limit, decoding)
+        counts = [n for n in (selection.sample, selection.limit) if n is not None]
+        return first_images(name, split, min(counts, default=None), decoding)
     if source.startswith("hub:"):
         from workbench.data.parquet import read_hub
 
