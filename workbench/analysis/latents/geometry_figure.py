@@ -116,8 +116,8 @@ def _draw_measures(figure: go.Figure, result: LatentGeometry) -> None:
         showlegend=False,
         **style,
     )
-    scaled = np.concatenate([value, gaussian]) / np.concatenate([scale, scale])
-    left, right = float(np.min(scaled)), float(np.max(scaled))
+    scaled = np.concatenate([value, low, high, gaussian]) / np.tile(scale, 4)
+    left, right = float(np.nanmin(scaled)), float(np.nanmax(scaled))
     figure.update_xaxes(title="value", row=1, col=2)
     figure.update_xaxes(range=[min(left, 0) - 0.05 * right, 1.08 * right], row=1, col=2)
     figure.update_yaxes(

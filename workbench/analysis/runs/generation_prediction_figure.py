@@ -72,8 +72,8 @@ def draw(result: GenerationPrediction) -> go.Figure:
     num_without = sum(bool(p.differences) for p in result.placements)
     subtitle = f"n = {len(result.tokenizers)} published tokenizers"
     if num_without:
-        runs = counted(num_without, "run was", "runs were")
-        subtitle += f" · {runs} measured by another protocol and are not shown"
+        runs = counted(num_without, "run")
+        subtitle += f" · {runs} without an iFID of the published protocol not shown"
     num_outside = len(result.placements) - len(placed) - num_without
     if num_outside:
         runs = counted(num_outside, "run is", "runs are")

@@ -152,11 +152,15 @@ class TrainTab:
             self._show_message(str(error))
             return
         self.start_button.loading = True
-        future = self.service.check(self.recipe.value, list(trials.values()))
-        self._when_done(future, lambda: self._submit(trials, future))
+        recipe = self.recipe.value  # it may change while the settings are checked
+        future = self.service.check(recipe, list(trials.values()))
+        self._when_done(future, lambda: self._submit(recipe, trials, future))
 
     def _submit(
-        self, trials: Mapping[str, Mapping[str, str]], future: Future[list[dict[str, str]]]
+        self,
+        recipe: str,
+        trials: Mapping[str, Mapping[str, str]],
+        future: Future[list[dict[str, str]]],
     ) -> None:
         self.start_button.loading = False
         try:
@@ -165,7 +169,7 @@ class TrainTab:
                 self._show_problems(problems)
                 return
             assert self.trainings is not None  # the form is not shown otherwise
-            self.trainings.submit(self.recipe.value, trials)
+            self.trainings.submit(recipe, trials)
         except UserError as error:
             self._show_message(str(error))
             return
