@@ -255,7 +255,7 @@ def test_copies_are_counted_and_shown_first():
 
 def test_images_that_a_generator_has_not_seen_are_not_its_training_images():
     sets = (normal(100, 4), normal(100, 4, seed=1), None, normal(100, 4, seed=2))
-    result = fidelity(*sets, seen_in_training=False)
+    result = fidelity(*sets, has_training_images=False)
     assert result.memorization is None and fidelity(*sets).memorization is not None
     assert "training images" not in result.summary()
 

@@ -160,7 +160,7 @@ def _of_generator(context: CollectContext, sampling: dict[str, Any]) -> dict[str
         "names": data.names,
         # An imported generator was not trained on the part of a dataset without splits that
         # takes the place of its training images.
-        "seen_in_training": context.run.config.imported is None or data.split != "all",
+        "has_training_images": context.run.config.imported is None or data.split != "all",
         "tokenizer": reference.model_dump(),
         "n": context.writer.lengths["sample"] if has_samples else 0,
         "sampling": sampling | {"guidance": context.guidance, "seed": context.seed},

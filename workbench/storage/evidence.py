@@ -168,9 +168,9 @@ class Evidence(EvidenceArrays):
         return "held-out images" if is_held_out(self.provenance) else "evaluated images"
 
     @property
-    def seen_in_training(self) -> bool:
+    def has_training_images(self) -> bool:
         """False if the images of `train_features` are not those the generator was trained on."""
-        return bool(self.provenance.get("seen_in_training", True))
+        return bool(self.provenance.get("has_training_images", True))
 
     @property
     def is_imported(self) -> bool:

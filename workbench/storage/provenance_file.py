@@ -132,7 +132,7 @@ PROVENANCE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "feature_extractor_reason": _is_text,
     "protocol": _is_text,
     "reference": _is_text,
-    "seen_in_training": lambda value: isinstance(value, bool),
+    "has_training_images": lambda value: isinstance(value, bool),
     "tokenizer": _is_reference,
     "sampling": _is_table,
     "imported": _is_table,

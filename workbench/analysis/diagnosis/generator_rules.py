@@ -39,7 +39,7 @@ def tk040_copies(evidence: Evidence) -> Finding | None:
     distances to training images are not evidence of copies.
     """
     samples, held_out, training = _feature_sets(evidence)
-    if not evidence.seen_in_training:
+    if not evidence.has_training_images:
         return None
     result = memorization(samples, held_out, training)
     if result.low <= MAX_COPY_RATIO * TAIL_SHARE:

@@ -122,7 +122,7 @@ class Fidelity(Result):
         Name of the images in text.
     guidance : float or None
         Scale of classifier-free guidance of the samples; None if it is not known.
-    seen_in_training : bool
+    has_training_images : bool
         Whether the generator was trained on the training images, or they are other images of the
         dataset.
     """
@@ -144,7 +144,7 @@ class Fidelity(Result):
     warnings: tuple[str, ...]
     image_kind: str = "held-out images"
     guidance: float | None = None
-    seen_in_training: bool = True
+    has_training_images: bool = True
 
     @property
     def metric(self) -> str:
@@ -161,7 +161,7 @@ class Fidelity(Result):
 
     def full_name(self, distance: Distance) -> str:
         """Return the name of a distance with its network, images, reference set and guidance."""
-        training = "training images" if self.seen_in_training else "images of the dataset"
+        training = "training images" if self.has_training_images else "images of the dataset"
         names = {"held-out": self.image_kind, "training": training}
         real = names.get(distance.real, distance.real)
         guidance = self.guidance if distance.evaluated == "samples" else None
@@ -280,7 +280,7 @@ def fidelity(
     isotropic_features: np.ndarray | None = None,
     image_kind: str = "held-out images",
     guidance: float | None = None,
-    seen_in_training: bool = True,
+    has_training_images: bool = True,
     *,
     splits: Annotated[int, Range(10, 200)] = 40,
     neighbors: Annotated[int, Range(1, 10)] = 3,
@@ -322,7 +322,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         Name of the images of `features` in text.
     guidance : float, optional
         Scale of classifier-free guidance of the samples; 1 is none.
-    seen_in_training : bool, default True
+    has_training_images : bool, default True
         Whether the generator was trained on the images of `train_features`. If not, near copies
         are not counted.
     splits : int, default 40
@@ -379,7 +379,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         )
     used = {name: sets[name] for name in sets if any(name in pair[1:] for pair in pairs)} or sets
     near_copies, copies_gallery = None, None
-    if seen_in_training:
+    if has_training_images:
         near_copies, copies_gallery = _near_copies(sets, samples, train_images, seed)
     comparison = SetComparison(
         feature_extractor=feature_extractor, splits=splits, neighbors=neighbors, seed=seed
@@ -417,7 +417,7 @@ sample_spatial_features : ndarray of float, shape (n, spatial_dim), optional
         warnings=_warnings(used, near_copies),
         image_kind=image_kind,
         guidance=guidance,
-        seen_in_training=seen_in_training,
+        has_training_images=has_training_images,
     )
 
 
