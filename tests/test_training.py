@@ -452,6 +452,14 @@ def test_tied_weights_are_saved_and_resumed(tmp_path):
     assert run.steps[-1] == 6 and model.head.weight is model.embedding.weight
 
 
+def test_launcher_does_not_divide_the_loss_again(tmp_path, monkeypatch):
+    settings = SMALL | {"steps": 2, "log_every": 1, "collect": False}
+    alone = train("vqvae-digits", tmp_path / "alone", **settings).history()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    launched = train("vqvae-digits", tmp_path / "launched", **settings).history()
+    assert launched["gradient"].tolist() == alone["gradient"].tolist()
+
+
 def test_trainings_of_one_process_have_their_own_precision(tmp_path):
     for precision in ("no", "bf16"):
         settings = SMALL | {"steps": 2, "precision": precision}

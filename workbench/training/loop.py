@@ -78,6 +78,8 @@ def fit(
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.precision:
         AcceleratorState._reset_state()  # an earlier training in this Python process set it
     accelerator = Accelerator(mixed_precision=config.precision)
+    # Parts of a batch are averaged here. `accelerate launch` may set another number.
+    accelerator.gradient_accumulation_steps = 1
     with run.writing() if process.is_main else nullcontext():
         model.to(accelerator.device).train()
         if not run.steps and isinstance(model, NeedsPreparation):
