@@ -262,6 +262,16 @@ def test_fixed_position_codes_cost_nothing_given_position():
     assert result["position"] < 0.1
 
 
+def test_order_of_codes_has_no_value_if_they_are_exchangeable_in_an_image():
+    palettes = np.stack([np.random.default_rng(i).permutation(64)[:4] for i in range(600)])
+    codes = np.take_along_axis(palettes, random().integers(0, 4, (600, 16)), axis=1)
+    active = np.arange(16) < random().integers(2, 7, (600, 1))
+    result = code_prediction(codes, random_codebook(64), active=active)
+    assert result.mean("previous code", "shuffled") == pytest.approx(
+        result.mean("previous code", "bits"), abs=0.15
+    )
+
+
 def test_counting_rows_cost_only_their_first_token():
     """The first token of each grid row has no left neighbor and costs 3 bits."""
     start = random().integers(0, 8, (2000, 4, 1))

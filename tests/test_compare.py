@@ -220,6 +220,9 @@ def test_metric_against_the_settings_of_a_sweep():
     coordinates = result.figure().data[0]
     assert [d.label for d in coordinates.dimensions] == ["lr", "precision", "PSNR"]
     assert list(coordinates.dimensions[0]["values"]) == pytest.approx([-1, -2, -3, -4])
+    other = replace(runs[3], provenance=runs[3].provenance | {"run": "e", "fingerprint": "g"})
+    mixed = setting_effects([*runs, other])
+    assert mixed.runs == result.runs and mixed.other_images == ("e",)
     with pytest.raises(NotApplicable):
         setting_effects(runs[:2])
 

@@ -107,6 +107,27 @@ def test_an_undecided_difference_above_one_decibel_is_not_within_it():
     assert "the best run" not in result.summary()
 
 
+def test_checkpoints_of_one_run_are_candidates_of_their_own():
+    later = replace(FINE, provenance=FINE.provenance | {"step": 5})
+    earlier = tokenizer("fine", 40, 16, seed=3)
+    partners = [
+        replace(partner, provenance=partner.provenance | {"tokenizer": source, "run": name})
+        for name, source, partner in (
+            ("g-early", {"run": "../fine", "step": 1}, generator("g", "fine", 2)),
+            ("g-late", {"run": "../fine", "step": 5}, generator("g", "fine", 0.1)),
+        )
+    ]
+    result = decision([later, earlier], partners, goal="best generation")
+    assert [c.run for c in result.candidates] == ["fine @ 5", "fine @ 1"]
+    psnr = {c.run: c.measurements["psnr"].value for c in result.candidates}
+    assert psnr["fine @ 5"] > psnr["fine @ 1"] + 5
+    assert [c.generators for c in result.candidates] == [("g-late",), ("g-early",)]
+    single = {c.run: checks([e]) for c, e in zip(result.candidates, (later, earlier), strict=True)}
+    for candidate in result.candidates:
+        expected = sum(f.status == "error" for f in single[candidate.run].findings)
+        assert candidate.findings["error"] == expected
+
+
 def test_best_generation_uses_generators_that_are_not_selected():
     partners = [generator("g-fine", "fine", 2), generator("g-coarse", "coarse", 0.1)]
     result = decision([FINE, COARSE], partners)

@@ -222,7 +222,7 @@ def test_cosines_and_correlations_equal_scipy():
 
 def test_alignment_with_equal_features_is_perfect():
     latents = normal(60, 9, 5)
-    result = teacher_alignment(latents, latents, "hog")
+    result = teacher_alignment(latents, latents, "hog", grid=(3, 3))
     expected = {
         "marginal cosine": 1,
         "pairwise difference": 0,
@@ -240,7 +240,7 @@ def test_alignment_with_equal_features_is_perfect():
 def test_constant_features_are_no_alignment():
     # Features that are nearly one vector agree with anything by the cosine without centering.
     features = 10 + normal(100, 9, 6, seed=1)
-    result = teacher_alignment(normal(100, 9, 5), features)
+    result = teacher_alignment(normal(100, 9, 5), features, grid=(3, 3))
     for measure in result.measures[:4]:
         assert measure.value == pytest.approx(measure.shuffled, abs=0.05)
     assert abs(result["marginal cosine"].value) < 0.05
@@ -251,7 +251,7 @@ def test_features_of_positions_align_with_any_image():
     # nine positions, a linear map takes the token of each position to its feature.
     latents = normal(1, 9, 12) + 0.1 * normal(80, 9, 12, seed=1)
     features = normal(1, 9, 7, seed=2) + 0.1 * normal(80, 9, 7, seed=3)
-    result = teacher_alignment(latents, features)
+    result = teacher_alignment(latents, features, grid=(3, 3))
     assert result["marginal cosine"].value > 0.8
     assert result["marginal cosine"].shuffled == pytest.approx(
         result["marginal cosine"].value, abs=0.02
@@ -265,6 +265,12 @@ def test_teacher_of_another_grid_is_compared_by_image():
     assert not result.by_token
     assert result["marginal cosine"].value > 0.99
     assert abs(result["marginal cosine"].shuffled) < 0.3
+
+
+def test_tokens_without_a_position_are_not_compared_with_patches_of_their_index():
+    latents = normal(100, 9, 5)
+    result = teacher_alignment(latents, latents[:, ::-1])
+    assert not result.by_token and result["marginal cosine"].value > 0.99
 
 
 def test_interval_of_cka_contains_its_value():

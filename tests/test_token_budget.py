@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -237,6 +238,17 @@ def test_prefix_features_give_distances():
     assert [p.value for p in result.points] == pytest.approx([0, 8, 2], abs=1e-4)
     each = token_budget([featured("a", 4, 0, **prefixes)], metric="features").points
     assert [p.value for p in each] == pytest.approx([0, math.sqrt(8), math.sqrt(2)], rel=1e-5)
+
+
+def test_distances_of_prefixes_and_all_tokens_have_as_many_images():
+    evidence = featured("a", 4, 0)
+    noise = np.random.default_rng(1).normal(size=evidence.features.shape).astype(np.float32)
+    decoded = evidence.features + noise
+    m = len(decoded) // 4
+    arrays = {"prefixes": np.array([4]), "prefix_features": decoded[None, :m]}
+    some = replace(featured("a", 4, 0, **arrays), reconstruction_features=decoded)
+    result = token_budget([some], metric="rfd")
+    assert result.n == m and len({point.value for point in result.points}) == 1
 
 
 def test_prefix_ssim_is_read_from_evidence():

@@ -221,11 +221,12 @@ def code_prediction(
     images = subsample(n, max(MIN_IMAGES, MAX_TOKENS // num_tokens), random)
     folds = random.permutation(len(images)) % NUM_FOLDS
     ids = parsed.ids(images)
-    image = np.repeat(np.arange(len(images)), parsed.tokens_per_codebook)
     contexts = (NO_CONTEXT, POSITION, PREVIOUS_CODE if grid is None else LEFT_CODE)
     costs = []
     for index, block in enumerate(np.split(ids, parsed.num_codebooks, axis=1)):
-        shuffled = within_groups(block.ravel(), image, random).reshape(block.shape)
+        shuffled = block.copy()
+        is_active = block >= 0
+        shuffled[is_active] = within_groups(block[is_active], np.nonzero(is_active)[0], random)
         row = _grid_rows(grid, index, block.shape[1])
         bits = _bits_per_image(block, folds, parsed.codebook_size, row)
         shuffled_bits = _bits_per_image(shuffled, folds, parsed.codebook_size, row)

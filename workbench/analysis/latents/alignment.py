@@ -81,8 +81,8 @@ class TeacherAlignment(Result):
     teacher : str
         Name of the teacher; empty if unknown.
     by_token : bool
-        Whether tokens were compared with patches. Otherwise they differ in number, and images
-        were compared by their means.
+        Whether tokens were compared with patches. Otherwise they have no position or differ in
+        number, and images were compared by their means.
     n, of : int
         Number of images that were drawn, and in the evidence. Some measures are of fewer; see
         their `n`.
@@ -145,7 +145,7 @@ class TeacherAlignment(Result):
         )
         method = "token by token"
         if not self.by_token:
-            method = "image by image (tokens and patches differ in number)"
+            method = "image by image (no token has a patch of its own)"
         subtitle = f"n = {describe_subset(self.n, self.of)} · {method} · seed {self.seed}"
         figure.update_layout(
             title={
@@ -190,13 +190,14 @@ def teacher_alignment(
     teacher_features: np.ndarray,
     teacher: str = "",
     num_images: int | None = None,
+    grid: tuple[int, int] | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> TeacherAlignment:
     """Compare latents with the features of a teacher for the same images.
 
     Channels are centered first, because features that are all positive would agree with anything.
-    If there are as many patches as tokens, each token is compared with its patch. Otherwise the
+    If the tokens form a grid with as many patches, each is compared with its patch. Otherwise the
     means over an image are compared, and 16 images take the place of 16 tokens.
 
     - Marginal cosine: cosine after the best linear map, a ridge regression that is fitted to half
@@ -215,6 +216,8 @@ def teacher_alignment(
         Name of the teacher.
     num_images : int, optional
         Number of images in the evidence, if only these n have features of patches.
+    grid : tuple of int, optional
+        Rows and columns of the tokens; None if they have no position in the image.
     seed : int
         Seed of all random draws.
 
@@ -246,7 +249,7 @@ def teacher_alignment(
     rows = flatten_latents(np.asarray(latents[indices]), MIN_IMAGES, "Alignment")
     pooled = _mean_features(teacher_features, indices)
     (tokens, d), (patches, e) = latents.shape[1:], teacher_features.shape[1:]
-    by_token = tokens == patches > 1
+    by_token = grid is not None and tokens == patches > 1
     if by_token:
         max_images = max(MIN_IMAGES, min(len(indices), MAX_FEATURE_VALUES // (tokens * max(d, e))))
         compared = indices[:max_images]

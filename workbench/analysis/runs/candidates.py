@@ -18,6 +18,7 @@ from workbench.analysis.latents.probes import linear_hits
 from workbench.analysis.result_cache import composed_result
 from workbench.analysis.runs.generators import (
     GeneratorPair,
+    checkpoint_of,
     generation_distances,
     pair_generators,
 )
@@ -28,6 +29,7 @@ from workbench.analysis.runs.metrics import (
     metric_values,
     paired_difference,
 )
+from workbench.analysis.runs.settings import run_names
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.tokens.budget import token_budget
 from workbench.analysis.tokens.metrics import (
@@ -253,7 +255,8 @@ def candidates(subjects: Sequence[Subject], measurements: Measurements) -> tuple
     outcomes = composed_result(checks, {"evidences": tuple(s.evidence for s in subjects)})
     metrics = measurements.rows()
     rows = []
-    for subject in subjects:
+    checked_names = run_names([subject.evidence for subject in subjects])
+    for subject, checked_name in zip(subjects, checked_names, strict=True):
         codebooks = _if_applicable(
             lambda evidence: codebook_usage(**evidence.kwargs_for(codebook_usage)).codebooks,
             subject.tokenizer,
@@ -261,7 +264,7 @@ def candidates(subjects: Sequence[Subject], measurements: Measurements) -> tuple
         budget = token_budget([subject.tokenizer], prefixes=False).points[0]
         counts: dict[str, int] = dict.fromkeys(FINDING_STATUSES, 0)
         for finding in outcomes.findings:
-            if finding.run == subject.evidence.run_name:
+            if finding.run == checked_name:
                 counts[finding.status] += 1
         rows.append(
             Candidate(
@@ -297,17 +300,21 @@ def subjects_of(
     is_generator = evidences[0].latents is None and "tokenizer" in evidences[0].provenance
     subjects: list[Subject] = []
     excluded: list[str] = []
-    tokenizers = {e.run_name: e for e in reversed([*evidences, *partners]) if _is_complete(e)}
-    for evidence in evidences:
-        name = evidence.run_name
+    tokenizers: dict[str, list[Evidence]] = {}
+    for evidence in (*evidences, *partners):
+        if _is_complete(evidence):
+            tokenizers.setdefault(evidence.run_name, []).append(evidence)
+    for evidence, name in zip(evidences, run_names(evidences), strict=True):
         reason = ""
         subject: Subject | None = None
         if not is_generator and _is_complete(evidence):
             subject = Subject(name=name, tokenizer=evidence)
         elif is_generator and evidence.latents is None and "tokenizer" in evidence.provenance:
-            source = evidence.provenance["tokenizer"]["run"].replace("\\", "/").rpartition("/")[2]
+            reference = evidence.provenance["tokenizer"]
+            source = reference["run"].replace("\\", "/").rpartition("/")[2]
             if source in tokenizers:
-                subject = Subject(name=name, tokenizer=tokenizers[source], generator=evidence)
+                tokenizer = checkpoint_of(tokenizers[source], reference.get("step"))
+                subject = Subject(name=name, tokenizer=tokenizer, generator=evidence)
             else:
                 reason = f"its tokenizer {source} is not at hand"
         elif is_generator or "tokenizer" not in evidence.provenance:
@@ -336,7 +343,8 @@ def _with_generation(
     measurements: Measurements, subjects: Sequence[Subject], generators: Sequence[Evidence]
 ) -> Measurements:
     """Add gFD: the mean of the generators of a tokenizer, or that of a generator."""
-    tokenizers = {subject.tokenizer.run_name: subject.tokenizer for subject in subjects}
+    names_by_source = {id(subject.evidence): subject.name for subject in subjects}
+    tokenizers = {id(subject.tokenizer): subject.tokenizer for subject in subjects}
     selected = [subject.generator for subject in subjects if subject.generator is not None]
     pairs, _ = pair_generators([*tokenizers.values(), *(selected or generators)])
     if not pairs:
@@ -346,11 +354,15 @@ def _with_generation(
         distances, samples = generation_distances(pairs, by=by)
     except NotApplicable:  # too few samples
         return measurements
-    names: dict[str, tuple[str, ...]] = {}
+    names: dict[str, tuple[str, ...]] = {}  # in the order of the distances
     for pair in pairs:
-        source = pair.generator if selected else pair.tokenizer
-        names[source.run_name] = (*names.get(source.run_name, ()), pair.generator.run_name)
-    gfd = {d.run: (d.value, d.low, d.high) for d in distances if math.isfinite(d.value)}
+        name = names_by_source[id(pair.generator if selected else pair.tokenizer)]
+        names[name] = (*names.get(name, ()), pair.generator.run_name)
+    gfd = {
+        name: (d.value, d.low, d.high)
+        for name, d in zip(names, distances, strict=True)
+        if math.isfinite(d.value)
+    }
     return Measurements(
         image_values=measurements.image_values,
         distances=measurements.distances | ({"gfd": gfd} if gfd else {}),

@@ -214,7 +214,7 @@ default "best generation"
         suggestion="" if len(subjects) > 1 else _suggestion(subjects[0]),
         strip=_strip(compared),
         feature_extractor=first.feature_extractor or "",
-        n=len(first.images if first.images is not None else ()),
+        n=first.num_images,
         samples=measurements.samples,
         expectation=_expectation(subjects, generators, measurements),
         image_kind=first.image_kind,

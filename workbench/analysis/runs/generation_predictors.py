@@ -212,7 +212,7 @@ def generation_predictors(
     Westfall and Young, "Resampling-based multiple testing", 1993.
     """
     pairs, excluded = pair_generators([*evidences, *partners])
-    tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
+    tokenizers = {id(pair.tokenizer): pair.tokenizer for pair in pairs}
     if len(tokenizers) < MIN_TOKENIZERS:
         raise NotApplicable(
             f"Prediction of generation needs at least {MIN_TOKENIZERS} tokenizers with a generator"
@@ -220,7 +220,7 @@ def generation_predictors(
             f" {counted(len(tokenizers), 'such pair')}."
         )
     pairs, small = _large_families(pairs)
-    tokenizers = {pair.tokenizer.run_name: pair.tokenizer for pair in pairs}
+    tokenizers = {id(pair.tokenizer): pair.tokenizer for pair in pairs}
     families = tuple(tokenizer_family(tokenizer) for tokenizer in tokenizers.values())
     distances, images = generation_distances(pairs, seed)
     diagnostics = _diagnostics(tuple(tokenizers.values()), modes, seed)
@@ -252,7 +252,7 @@ def _large_families(
     pairs: Sequence[GeneratorPair],
 ) -> tuple[list[GeneratorPair], tuple[str, ...]]:
     """Return the pairs of families of at least 4 tokenizers, and the reason of each other one."""
-    families = {pair.tokenizer.run_name: tokenizer_family(pair.tokenizer) for pair in pairs}
+    families = {id(pair.tokenizer): tokenizer_family(pair.tokenizer) for pair in pairs}
     sizes = Counter(families.values())
     if max(sizes.values()) < MIN_TOKENIZERS:
         raise NotApplicable(
@@ -261,12 +261,14 @@ def _large_families(
             f" {len(families)} selected ones are of {counted(len(sizes), 'family', 'families')},"
             f" the largest with {counted(max(sizes.values()), 'tokenizer')}."
         )
+    tokenizers = {id(pair.tokenizer): pair.tokenizer for pair in pairs}
     small = tuple(
-        f"{run}: its family ({family}) has under {MIN_TOKENIZERS} tokenizers with a generator"
-        for run, family in families.items()
+        f"{tokenizers[key].run_name}: its family ({family}) has under {MIN_TOKENIZERS} tokenizers"
+        " with a generator"
+        for key, family in families.items()
         if sizes[family] < MIN_TOKENIZERS
     )
-    large = [p for p in pairs if sizes[families[p.tokenizer.run_name]] >= MIN_TOKENIZERS]
+    large = [p for p in pairs if sizes[families[id(p.tokenizer)]] >= MIN_TOKENIZERS]
     return large, small
 
 

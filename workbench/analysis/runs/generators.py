@@ -10,6 +10,7 @@ import numpy as np
 from workbench.analysis.generation.fidelity import fidelity
 from workbench.analysis.inputs import require_array
 from workbench.analysis.result_cache import composed_result
+from workbench.analysis.runs.settings import run_names
 from workbench.storage.evidence import Evidence
 
 NUM_HALF_SAMPLES = 20  # behind the interval of a generation distance
@@ -73,8 +74,10 @@ def pair_generators(
     excluded : tuple of str
         Name and reason of each run without a pair.
     """
-    # Of tokenizers with the same name, the first one is used.
-    tokenizers = {e.run_name: e for e in reversed(evidences) if e.latents is not None}
+    tokenizers: dict[str, list[Evidence]] = {}
+    for evidence in evidences:
+        if evidence.latents is not None:
+            tokenizers.setdefault(evidence.run_name, []).append(evidence)
     pairs: list[GeneratorPair] = []
     excluded: list[str] = []
     for generator in evidences:
@@ -85,7 +88,8 @@ def pair_generators(
         if tokenizer_name not in tokenizers:
             excluded.append(f"{generator.run_name}: its tokenizer {tokenizer_name} is not selected")
             continue
-        pair = GeneratorPair(tokenizer=tokenizers[tokenizer_name], generator=generator)
+        tokenizer = checkpoint_of(tokenizers[tokenizer_name], source.get("step"))
+        pair = GeneratorPair(tokenizer=tokenizer, generator=generator)
         reason = _incompatibility(pair, pairs[0] if pairs else pair, source.get("step"))
         if reason:
             excluded.append(f"{generator.run_name}: {reason}")
@@ -93,11 +97,14 @@ def pair_generators(
             pairs.append(pair)
     paired = {pair.tokenizer.run_name for pair in pairs}
     excluded += [
-        f"{name}: no generator of it can be compared"
-        for name in reversed(tokenizers)
-        if name not in paired
+        f"{name}: no generator of it can be compared" for name in tokenizers if name not in paired
     ]
     return pairs, tuple(excluded)
+
+
+def checkpoint_of(evidences: Sequence[Evidence], step: int | None) -> Evidence:
+    """Return the evidence of a step; the first one if there is none."""
+    return next((evidence for evidence in evidences if evidence.step == step), evidences[0])
 
 
 def tokenizer_family(tokenizer: Evidence) -> str:
@@ -138,12 +145,14 @@ def generation_distances(
     Returns
     -------
     distances : tuple of GenerationDistance
-        One entry per tokenizer: the mean of its generators; or one entry per generator.
+        One entry per tokenizer: the mean of its generators; or one entry per generator. They are
+        in the order of the pairs.
     n : int
         Number of images of every distance. It is equal for all, because a distance depends on it.
     """
     n = min(min(len(_sample_features(pair)), len(_train_features(pair))) for pair in pairs)
-    estimates: dict[str, list[tuple[float, float, float, float]]] = {}
+    sources: dict[int, Evidence] = {}  # by identity: checkpoints of a run have one name
+    estimates: dict[int, list[tuple[float, float, float, float]]] = {}
     for pair in pairs:
         sample_features = _sample_features(pair)
         rows = np.random.default_rng(seed + 1).permutation(len(sample_features))[:n]
@@ -159,9 +168,10 @@ def generation_distances(
             reference = result.class_gaussians.value
         estimate = (distance.value, distance.low, distance.high, reference)
         source = pair.tokenizer if by == "tokenizer" else pair.generator
-        estimates.setdefault(source.run_name, []).append(estimate)
+        sources[id(source)] = source
+        estimates.setdefault(id(source), []).append(estimate)
     distances = []
-    for run, values in estimates.items():
+    for run, values in zip(run_names(list(sources.values())), estimates.values(), strict=True):
         value, low, high, reference = np.mean(values, axis=0).tolist()
         distances.append(
             GenerationDistance(

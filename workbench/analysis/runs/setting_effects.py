@@ -54,6 +54,7 @@ class SettingEffects(Result):
     effects: tuple[SettingEffect, ...]
     num_omitted: int  # settings that differ and are not shown
     excluded: tuple[str, ...]  # runs without the metric
+    other_images: tuple[str, ...] = ()  # runs that were measured on other images
 
     @property
     def info(self) -> MetricInfo:
@@ -89,6 +90,11 @@ class SettingEffects(Result):
             )
         if self.excluded:
             sentences.append(f"Excluded (no {self.info.label}): {', '.join(self.excluded)}.")
+        if self.other_images:
+            sentences.append(
+                f"Excluded (measured on other images, on another number of them, or with another"
+                f" feature extractor): {', '.join(self.other_images)}."
+            )
         return " ".join(sentences)
 
 
@@ -114,20 +120,24 @@ def setting_effects(
     NotApplicable
         If fewer than three runs have the metric, or no setting differs among them.
     """
-    measured = []
+    measured: list[Evidence] = []
     values = []
     excluded = []
+    other_images = []
     for evidence, name in zip(evidences, run_names(evidences), strict=True):
         value = _metric_of(evidence, metric)
         if value is None or not np.isfinite(value):
             excluded.append(name)
+            continue
+        if measured and _conditions(evidence, metric) != _conditions(measured[0], metric):
+            other_images.append(name)
             continue
         measured.append(evidence)
         values.append(value)
     if len(measured) < MIN_RUNS:
         raise NotApplicable(
             f"Effects of settings need at least {MIN_RUNS} runs with {INFOS[metric].label};"
-            f" {len(measured)} of {len(evidences)} have it."
+            f" {len(measured)} of {len(evidences)} have it on the same images."
         )
     effects = _effects(measured, np.array(values))
     if not effects:
@@ -139,6 +149,7 @@ def setting_effects(
         effects=tuple(effects[:MAX_SETTINGS]),
         num_omitted=max(0, len(effects) - MAX_SETTINGS),
         excluded=tuple(excluded),
+        other_images=tuple(other_images),
     )
 
 
@@ -157,6 +168,20 @@ def _metric_of(evidence: Evidence, metric: EffectMetric) -> float | None:
         return float(metric_values(evidence, metric).mean())
     except UserError:
         return None
+
+
+def _conditions(evidence: Evidence, metric: EffectMetric) -> tuple[object, ...]:
+    """Return what must be equal for two values of a metric to be compared."""
+    if metric == "loss":
+        return ()
+    images = evidence.provenance.get("fingerprint", evidence.provenance.get("data"))
+    if metric not in ("rfd", "gfd"):
+        return images, evidence.num_images
+    sets = [evidence.train_features, evidence.sample_features]
+    if metric == "rfd":
+        sets = [evidence.features]
+    counts = [None if features is None else len(features) for features in sets]
+    return images, evidence.feature_extractor, *counts
 
 
 def _distance(evidence: Evidence, metric: EffectMetric) -> float | None:

@@ -271,9 +271,14 @@ def token_budget(
         raise NotApplicable(
             f"A token budget against {against} needs discrete tokens; no selected run has them."
         )
+    max_images: int | None = None
+    if metric == "rfd" and prefixes:
+        # A distance depends on the number of images. Prefixes have features of some only.
+        counts = [e.prefix_features.shape[1] for e in comparable if e.prefix_features is not None]
+        max_images = min(counts, default=None)
     points: list[BudgetPoint] = []
     for done, evidence in enumerate(comparable, start=1):
-        points += _points(evidence, metric, prefixes)
+        points += _points(evidence, metric, prefixes, max_images)
         report_progress(done, len(comparable))
     points.sort(key=_sort_key)
     first = comparable[0]
@@ -281,15 +286,22 @@ def token_budget(
         points=tuple(_mark_frontier(point, points, metric, against) for point in points),
         metric=metric,
         feature_extractor=first.feature_extractor if metric in FEATURE_METRICS else None,
-        floor=real_image_distance(comparable) if metric == "rfd" else None,
+        floor=real_image_distance(comparable, max_images) if metric == "rfd" else None,
         against=against,
-        n=len(require_array(first.images, "images", first.run_name)),
+        n=_num_measured(first, metric, max_images),
         other_images=tuple(evidence.run_name for evidence in other_images),
         unmeasured=tuple(evidence.run_name for evidence in unmeasured),
         without_cost=tuple(evidence.run_name for evidence in without_cost),
         without_prefixes=_without_prefixes(comparable) if prefixes else (),
         image_kind=first.image_kind,
     )
+
+
+def _num_measured(evidence: Evidence, metric: Quality, max_images: int | None) -> int:
+    """Return the number of images of a metric; only SSIM needs their pictures."""
+    if metric == "ssim":
+        return len(require_array(evidence.images, "images", evidence.run_name))
+    return min(evidence.num_images, max_images or evidence.num_images)
 
 
 def goodness(value: float, metric: Quality) -> float:
@@ -338,7 +350,9 @@ def _sort_key(point: BudgetPoint) -> tuple[str, int, str, float, str]:
     return point.tokenizer, KINDS.index(point.kind), line, point.tokens, point.run
 
 
-def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[BudgetPoint]:
+def _points(
+    evidence: Evidence, metric: Quality, prefixes: bool, max_images: int | None
+) -> list[BudgetPoint]:
     """Return the points of a run, not yet marked as Pareto-optimal."""
     latents = require_array(evidence.latents, "latents", evidence.run_name)
     kind: Kind = "all tokens"
@@ -346,13 +360,15 @@ def _points(evidence: Evidence, metric: Quality, prefixes: bool) -> list[BudgetP
     if evidence.active is not None:
         kind = "adaptive"
         used = np.asarray(evidence.active, bool).sum(axis=1)
-    points = [_point(evidence, kind, used, reconstruction_quality(evidence, metric))]
+    points = [
+        _point(evidence, kind, used, reconstruction_quality(evidence, metric, max_images)),
+    ]
     if metric == "l1":
         points += _requested_points(evidence)
     if prefixes:
         points += [
             _point(evidence, "prefix", np.minimum(used, length), estimate)
-            for length, estimate in prefix_qualities(evidence, metric)
+            for length, estimate in prefix_qualities(evidence, metric, max_images)
         ]
     return points
 

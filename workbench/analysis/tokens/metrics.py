@@ -66,7 +66,9 @@ def has_metric(evidence: Evidence, quality: Quality, reference: Evidence | None)
     return len(evidence.features) == len(reference.features)
 
 
-def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
+def reconstruction_quality(
+    evidence: Evidence, quality: Quality, max_images: int | None = None
+) -> Estimate:
     """Compute a metric of the reconstructions from all tokens, with its 95 % interval.
 
     Parameters
@@ -75,6 +77,8 @@ def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
         A tokenizer's evidence with the arrays of the metric.
     quality : {"psnr", "ssim", "l1", "mse", "features", "rfd"}
         A mean over images, or for `rfd` the Fréchet distance of the set.
+    max_images : int, optional
+        Number of the first images whose features are compared.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
     name = evidence.run_name
     if quality in FEATURE_METRICS:
         features = require_array(evidence.reconstruction_features, "reconstruction features", name)
-        return _in_features(evidence, features, quality)
+        return _in_features(evidence, features[:max_images], quality)
     if quality == "ssim":
         images = require_array(evidence.images, "images", name)
         reconstructions = require_array(evidence.reconstructions, "reconstructions", name)
@@ -101,7 +105,9 @@ def reconstruction_quality(evidence: Evidence, quality: Quality) -> Estimate:
     return mean_interval(values[quality])
 
 
-def prefix_qualities(evidence: Evidence, quality: Quality) -> Iterator[tuple[int, Estimate]]:
+def prefix_qualities(
+    evidence: Evidence, quality: Quality, max_images: int | None = None
+) -> Iterator[tuple[int, Estimate]]:
     """Yield the numbers of first tokens that were decoded alone, and the metric of each.
 
     Nothing is yielded if the metric of prefixes was not collected.
@@ -114,7 +120,7 @@ def prefix_qualities(evidence: Evidence, quality: Quality) -> Iterator[tuple[int
         prefix_features = np.asarray(evidence.prefix_features, np.float64)
         # Features are collected for the first of the prefixes only.
         for length, features in zip(evidence.prefixes, prefix_features, strict=False):
-            yield int(length), _in_features(evidence, features, quality)
+            yield int(length), _in_features(evidence, features[:max_images], quality)
         return
     collected = {
         "l1": evidence.prefix_l1,
@@ -129,14 +135,21 @@ def prefix_qualities(evidence: Evidence, quality: Quality) -> Iterator[tuple[int
         yield int(length), mean_interval(psnr_db(values) if quality == "psnr" else values)
 
 
-def real_image_distance(evidences: Sequence[Evidence]) -> float | None:
+def real_image_distance(
+    evidences: Sequence[Evidence], max_images: int | None = None
+) -> float | None:
     """Return the Fréchet distance between held-out images and as many training images.
+
+    Only the first `max_images` held-out images are compared, if it is given.
 
     It is None if no run has features of enough training images.
     """
     for evidence in evidences:
         features, training = evidence.features, evidence.train_features
-        if features is None or training is None or len(training) < len(features):
+        if features is None or training is None:
+            continue
+        features = features[:max_images]
+        if len(training) < len(features):
             continue
         subset = np.random.default_rng(0).permutation(len(training))[: len(features)]
         return frechet_distance(features, training[np.sort(subset)])
