@@ -378,6 +378,25 @@ def test_findings_of_training_by_its_log(run, expected):
     assert {check.code: check.status for check in checks([run]).findings} == expected
 
 
+@pytest.mark.parametrize("is_rising", [True, False], ids=["rising weight", "switched off"])
+def test_a_term_that_is_phased_in_is_no_divergence(is_rising):
+    perceptual = 0.8 - STEPS / 100
+    if is_rising:
+        perceptual = perceptual * np.minimum(STEPS / 4, 1)
+    run = trained(pixel=0.05 / STEPS, perceptual=perceptual)
+    log, settings = run.log, {"perceptual_rise": 0.1} if is_rising else {}
+    if not is_rising:  # from step 0 to 50
+        events = [
+            {"event": "weight", "step": step, "term": "perceptual", "value": value}
+            for step, value in ((0, 0.0), (50, 1.0))
+        ]
+        records = [r | {"perceptual": r["perceptual"] * (r["step"] > 50)} for r in log.records]
+        log = replace(log, events=events, records=records)
+    provenance = run.provenance | {"settings": settings}
+    found = checks([replace(run, log=log, provenance=provenance)]).findings
+    assert "TK070" not in {check.code for check in found}
+
+
 def test_training_that_started_from_another_run_has_no_trend():
     run = trained(pixel=1 - STEPS / 1000)
     started = replace(run.log, events=[{"event": "started from", "step": 0}])

@@ -35,7 +35,7 @@ def tk070_diverged(evidence: Evidence) -> Finding | None:
 
     It is an error if the loss ended as high as it began. Adversarial terms are not counted.
     """
-    steps, loss = _trend(_minimized(_log(evidence)))
+    steps, loss = _trend(_minimized(evidence))
     best = int(loss.argmin())
     improvement = loss[0] - loss[best]
     rise = loss[-1] - loss[best]
@@ -62,7 +62,7 @@ def tk071_plateau(evidence: Evidence) -> Finding | None:
     That is also under {MIN_LATE_SHARE:.0%} of the whole improvement. Adversarial terms are not
     counted.
     """
-    steps, loss = _trend(_minimized(_log(evidence)))
+    steps, loss = _trend(_minimized(evidence))
     half = int(np.searchsorted(steps, steps[-1] / 2))
     improvement = loss[0] - loss.min()
     late = loss[half] - loss[half:].min()
@@ -147,7 +147,7 @@ def tk074_over_fitting(evidence: Evidence) -> Finding | None:
     best = int(held_out.argmin())
     improvement = held_out[0] - held_out[best]
     rise = held_out[-1] - held_out[best]
-    train_steps, loss = _trend(_minimized(log))
+    train_steps, loss = _trend(_minimized(evidence))
     at_best = float(np.interp(steps[best], train_steps, loss))
     if rise <= MAX_HELD_OUT_RISE * improvement or loss[-1] >= at_best or improvement <= 0:
         return None
@@ -183,14 +183,31 @@ def _log(evidence: Evidence) -> TrainingLog:
     return log
 
 
-def _minimized(log: TrainingLog) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of the loss without adversarial terms, from its beginning."""
-    names = [name for name in log.terms if name not in ADVERSARIAL_TERMS]
-    if not names:
+def _minimized(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and values of the loss without adversarial terms, from its beginning.
+
+    The beginning is the first step from which on all terms have their whole weight: a term that
+    is added or whose weight rises would look like a loss that rises.
+    """
+    log = _log(evidence)
+    series = {
+        name: term_values(log, name, "without multipliers")
+        for name in log.terms
+        if name not in ADVERSARIAL_TERMS
+    }
+    # A term that was switched off until the end was not minimized.
+    series = {name: values for name, values in series.items() if np.isfinite(values[1][-1])}
+    if not series:
         raise NotApplicable("This needs a loss that falls.")
-    steps, loss = sum_of_terms(lambda name: term_values(log, name, "without multipliers"), names)
-    _require_beginning(log, steps)
-    return steps, loss
+    steps, loss = sum_of_terms(series.__getitem__, list(series))
+    rise = evidence.provenance.get("settings", {}).get("perceptual_rise", 0.0)
+    first = rise * float(log.training.get("steps", steps[-1]))
+    for term_steps, values in series.values():
+        is_off = ~np.isfinite(values)
+        first = max(first, term_steps[0], float(term_steps[is_off].max(initial=0)) + 1)
+    is_whole = steps >= first
+    _require_beginning(log, steps[is_whole])
+    return steps[is_whole], loss[is_whole]
 
 
 def _require_beginning(log: TrainingLog, steps: np.ndarray) -> None:
