@@ -91,6 +91,8 @@ def test_failed_model_leaves_the_others_and_complete_runs_are_skipped(folder, in
         evaluate_sweep([good | {"limit": 21}], "runs", **OPTIONS)
     evaluate_sweep([good | {"limit": 21, "overwrite": True}], "runs", **OPTIONS)
     assert Run("runs/good").evidence().num_images == 21
+    paths = {"data": Path("digits"), "reference": None}
+    evaluate_sweep([good | paths | {"overwrite": True}], "runs", **(OPTIONS | paths))
     (folder / "runs" / ".stop").touch()
     item = Evaluation(name="late", arguments={"model": good["model"]} | OPTIONS)
     assert run_evaluation(item, str(folder / "runs"), str(folder)).error == "stopped"

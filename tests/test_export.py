@@ -13,6 +13,7 @@ from workbench.cli import app
 from workbench.core.errors import RunError, UserError
 from workbench.storage import array_writer
 from workbench.storage.array_files import read_array_files
+from workbench.storage.evidence import Evidence
 
 N = 60
 RANDOM = np.random.default_rng(0)
@@ -120,6 +121,20 @@ def test_limit_exports_the_first_images(run, tmp_path):
     np.testing.assert_array_equal(
         wb.evidence(tmp_path / "out").codes, ARRAYS["codes"][:7].reshape(7, 16)
     )
+
+
+def test_latents_of_images_without_pictures_are_exported(tmp_path):
+    arrays = ARRAYS | {name: ARRAYS[name][:20] for name in ("images", "reconstructions")}
+    run = wb.Run.create(tmp_path / "run", {"class": "m:A", "settings": {}})
+    provenance = {"run": "run", "step": 1, "n": N, "pictures": 20, "grid": [4, 4]}
+    latents = arrays["latents"].reshape(N, 3, 16).transpose(0, 2, 1)
+    codes = arrays["codes"].reshape(N, 16)
+    evidence = Evidence(provenance, **(arrays | {"latents": latents, "codes": codes}))
+    evidence.save(run.evidence_folder(1))
+    assert wb.export(run, tmp_path / "latents", latents=True).images == N
+    with pytest.raises(UserError):
+        wb.export(run, tmp_path / "both", latents=True, images=True)
+    assert wb.export(run, tmp_path / "both", latents=True, images=True, limit=20).images == 20
 
 
 def test_what_cannot_be_exported_leaves_no_folder(run, tmp_path):

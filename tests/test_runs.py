@@ -488,3 +488,16 @@ def test_sizes_that_the_checkpoint_does_not_have_are_refused_without_memory(soft
     edit_config(soft, settings=settings | {"width": 10**8})  # several petabytes
     with pytest.raises(RunError):
         Run(soft.folder).load()
+
+
+def test_linked_generator_has_the_tokenizer_next_to_it_and_not_next_to_the_link(tmp_path):
+    config = {"class": "m:A", "settings": {}}
+    reference = {"run": "../tokenizer", "step": None}
+    for experiment in ("one", "two"):
+        Run.create(tmp_path / experiment / "tokenizer", config)
+        Run.create(tmp_path / experiment / "generator", config | {"tokenizer": reference})
+    (tmp_path / "compared").mkdir()
+    (tmp_path / "compared" / "tokenizer").symlink_to(tmp_path / "one" / "tokenizer")
+    (tmp_path / "compared" / "generator").symlink_to(tmp_path / "two" / "generator")
+    linked = Run(tmp_path / "compared" / "generator")
+    assert linked.tokenizer.folder == (tmp_path / "two" / "tokenizer").resolve()

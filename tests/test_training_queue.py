@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 from types import SimpleNamespace
 
 import psutil
@@ -70,6 +71,18 @@ def test_queue_runs_at_most_its_limit_in_order(processes, tmp_path):
     processes.codes["b"] = 1
     wait_until(lambda: trainings[1].state == "ended")
     assert trainings[0].error == "" and "code 1" in trainings[1].error
+    queue.close()
+
+
+def test_queue_goes_on_after_the_run_of_a_failed_training_was_deleted(processes, tmp_path):
+    queue = TrainingQueue(tmp_path, limit=1)
+    first, _ = queue.submit("ae-digits", {"a": {}, "b": {}})
+    wait_until(lambda: processes.started == ["a"])
+    shutil.rmtree(tmp_path / "a")
+    processes.codes["a"] = 1
+    wait_until(lambda: processes.started == ["a", "b"])
+    assert first.state == "ended" and "code 1" in first.error
+    processes.codes["b"] = 0
     queue.close()
 
 

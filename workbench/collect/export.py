@@ -162,7 +162,7 @@ def export(
     folder = Path(out)
     check_new_folder(folder)
     if split == "test":
-        source = _from_evidence(run.evidence(step), limit)
+        source = _from_evidence(run.evidence(step), selected, limit)
     else:
         source = _from_model(run, step, selected, limit, trust)
     with atomic_folder(folder) as temporary:
@@ -172,16 +172,25 @@ def export(
         )
 
 
-def _from_evidence(evidence: Evidence, limit: int | None) -> _Source:
+def _from_evidence(evidence: Evidence, selected: Sequence[str], limit: int | None) -> _Source:
     arrays = {
         name: array
         for name, array in evidence.arrays().items()
-        if name in (*EXPORTABLE, "active", "labels")
+        if name in (*selected, "active", "labels")
     }
-    if not arrays:
+    lengths = {name: len(arrays[name]) for name in selected if name in arrays}
+    if not lengths:
         raise RunError(f"The evidence of {evidence.run_name} has no arrays to export.")
-    length = len(next(iter(arrays.values())))
-    count = length if limit is None else min(limit, length)
+    count = max(lengths.values())
+    if limit is not None:
+        count = min(limit, count)
+    shortest = min(lengths, key=lambda name: lengths[name])
+    if lengths[shortest] < count:  # only some images have pictures
+        raise UserError(
+            f"The evidence of {evidence.run_name} has {shortest} of {lengths[shortest]:,} of its"
+            f" {count:,} images. Export these with --limit {lengths[shortest]}, or store all of"
+            f" them with: workbench collect RUN --limit {count} --pictures {count}"
+        )
 
     def batches() -> Iterator[Batch]:
         for part in batch_slices(count, sum(array[0].size for array in arrays.values())):

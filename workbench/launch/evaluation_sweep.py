@@ -193,7 +193,8 @@ def _evaluations(
         if name in evaluations:
             raise UserError(f"Two entries of the list have the run {name}; name one by `out`.")
         for key in arguments.keys() & ARGUMENT_TYPES.keys():
-            arguments[key] = to_json(coerce(ARGUMENT_TYPES[key], key, arguments[key]))
+            arguments[key] = coerce(ARGUMENT_TYPES[key], key, arguments[key])
+        arguments = {key: to_json(value) for key, value in arguments.items()}
         evaluations[name] = Evaluation(name=name, arguments=arguments)
     return list(evaluations.values())
 

@@ -295,7 +295,7 @@ def save_initial_checkpoint(
 
     start = run.config.start
     assert start is not None
-    source = Run(run.folder / start.run)
+    source = Run(run.related_folder(start.run))
     weights = _matching_weights(source, model, trust)
     model.load_state_dict(model.state_dict() | weights)
     missing = sorted(model.state_dict().keys() - weights.keys())

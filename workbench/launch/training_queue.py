@@ -319,12 +319,20 @@ def log_tail(folder: Path, lines: int = 30) -> str:
     return "\n".join([row for row in rows if row.strip()][-lines:])
 
 
+def _is_stopped(folder: Path) -> bool:
+    """Return True if a run was stopped on request; False also if it is missing or damaged."""
+    try:
+        return bool(Run(folder).status()["state"] == "stopped")
+    except UserError:
+        return False
+
+
 def _update(training: QueuedTraining) -> None:
     """Notice that a process has ended, and why."""
     process = training.process
     if process is None or process.poll() is None:
         return
-    if process.returncode != 0 and Run(training.folder).status()["state"] != "stopped":
+    if process.returncode != 0 and not _is_stopped(training.folder):
         last = log_tail(training.folder, 1).removeprefix("workbench: ")
         training.error = last or f"The process ended with code {process.returncode}."
     # Last: a reader of the state may read the error next.

@@ -528,6 +528,15 @@ class Run:
             np.save(file, images, allow_pickle=False)
         return path
 
+    def related_folder(self, path: str) -> Path:
+        """Return the folder of a run that config.json names relative to this one.
+
+        The path of a linked run begins at the run itself: next to the link, there may be another
+        run of the same name.
+        """
+        folder = self.folder.resolve() if self.folder.is_symlink() else self.folder
+        return Path(os.path.normpath(folder / path))
+
     @cached_property
     def tokenizer(self) -> "Run | None":
         """The run of the tokenizer that decodes a generator's samples; None if there is none.
@@ -540,7 +549,7 @@ class Run:
         reference = self.config.tokenizer
         if reference is None:
             return None
-        folder = Path(os.path.normpath(self.folder / reference.run))
+        folder = self.related_folder(reference.run)
         if not folder.is_dir():
             raise RunError(
                 f"{self.folder} needs the tokenizer {folder}, which does not exist. Move it back, "

@@ -202,7 +202,10 @@ class TrainTab:
         points = parse_grid(self.sweep.value)
         if len(points) > MAX_TRIALS:
             raise UserError(f"{len(points):,} combinations are too many; at most {MAX_TRIALS}.")
-        return {f"{name}-{_suffix(point)}": shared | point for point in points}
+        trials = {f"{name}-{_suffix(point)}": shared | point for point in points}
+        if len(trials) < len(points):
+            raise UserError("Two combinations have the same name of a run; start them apart.")
+        return trials
 
     def _count(self) -> None:
         """Show how many trainings the form starts."""

@@ -167,9 +167,17 @@ def sweep(
 
 
 def run_trial(
-    template: str, parameters: dict[str, Any], page: str, memory_bytes: int, stop_file: str
+    template: str,
+    parameters: dict[str, Any],
+    page: str,
+    memory_bytes: int,
+    stop_file: str,
+    working_folder: str,
 ) -> TaskOutcome:
-    """Make the report of one trial in this process, whose children have a memory limit."""
+    """Make the report of one trial in this process, whose children have a memory limit.
+
+    Relative paths among the parameters begin at the working folder.
+    """
     start = time.monotonic()
     name = Path(page).parents[1].name
     if Path(stop_file).exists():
@@ -177,6 +185,7 @@ def run_trial(
     message = ""
     with memory_guard(memory_bytes, Path(stop_file)) as guard:
         try:
+            os.chdir(working_folder)
             report(template, page, progress=False, **parameters)
         except UserError as error:
             message = str(error)
@@ -259,6 +268,7 @@ def _run_trials(
             str(_page(source, folder, trial)),
             memory_bytes,
             str(stop_file),
+            str(Path.cwd()),
         )
         for trial in pending
     }
