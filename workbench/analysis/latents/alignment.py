@@ -175,7 +175,7 @@ class TeacherAlignment(Result):
         """Return every measure with its interval, value for other images and number of images."""
         values = "; ".join(
             f"{m.name} {m.value:.3f} ({m.low:.3f} to {m.high:.3f}; other images {m.shuffled:.3f}"
-            + (")" if m.n == self.n else f"; {m.n:,} of these images)")
+            + (")" if m.n == self.n else f"; n = {m.n:,})")
             for m in self.measures
         )
         method = "token by token" if self.by_token else "image by image"
