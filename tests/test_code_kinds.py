@@ -88,6 +88,14 @@ def test_shared_bits_of_independent_and_equal_channels():
     assert level_usage(8 * a + a, grid(8, 8)).shared_bits == pytest.approx(3, abs=0.01)
 
 
+def test_shared_bits_of_few_tokens_are_unknown():
+    codes = np.random.default_rng(0).integers(0, 4096, (1000, 1))
+    few = level_usage(codes, grid(64, 64))
+    assert np.isnan(few.shared_bits) and "redundant" in few.summary()
+    collapsed = level_usage(codes % 16, grid(64, 64))  # few codes are well known
+    assert np.isfinite(collapsed.shared_bits)
+
+
 def test_learned_codebook_has_no_levels():
     codewords = np.random.default_rng(0).normal(size=(1, 16, 2)).astype(np.float32)
     with pytest.raises(NotApplicable):

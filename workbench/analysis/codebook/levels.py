@@ -18,6 +18,7 @@ from workbench.analysis.plotting.style import MAGNITUDE_SCALE, apply_theme
 from workbench.core.errors import NotApplicable
 
 ROW_HEIGHT_PX = 44
+MIN_TOKENS_PER_CODE = 5  # of the used codes, for redundant bits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,6 +30,7 @@ class LevelUsage(Result):
     bits: tuple[float, ...]  # per channel, the entropy of its level
     joint_bits: float  # entropy of the full code, with Miller and Madow's correction
     size: int
+    used: int  # codes that occurred
     tokens: int
 
     @property
@@ -38,7 +40,12 @@ class LevelUsage(Result):
 
     @property
     def shared_bits(self) -> float:
-        """Redundant bits: the sum of the entropies of the channels minus the joint entropy."""
+        """Redundant bits: the sum of the entropies of the channels minus the joint entropy.
+
+        NaN with few tokens per used code: the estimate of the joint entropy is then far too low.
+        """
+        if self.tokens < MIN_TOKENS_PER_CODE * self.used:
+            return float("nan")
         return max(sum(self.bits) - self.joint_bits, 0.0)
 
     def figure(self) -> go.Figure:
@@ -108,10 +115,16 @@ class LevelUsage(Result):
         ratios = [share * len(share) for share in self.shares]
         channel = min(range(len(ratios)), key=lambda i: ratios[i].min())
         level = int(ratios[channel].argmin())
+        redundancy = (
+            "; how many of them are redundant between channels needs"
+            f" {MIN_TOKENS_PER_CODE} tokens per used code"
+        )
+        if np.isfinite(self.shared_bits):
+            redundancy = f", of which {self.shared_bits:.2f} are redundant between channels"
         return (
-            f"The levels carry {sum(self.bits):.2f} of {max_bits:.2f} bits per token, of which"
-            f" {self.shared_bits:.2f} are redundant between channels. The rarest level is level"
-            f" {level} of channel {channel}, at {ratios[channel][level]:.2f} times uniform usage."
+            f"The levels carry {sum(self.bits):.2f} of {max_bits:.2f} bits per token{redundancy}."
+            f" The rarest level is level {level} of channel {channel}, at"
+            f" {ratios[channel][level]:.2f} times uniform usage."
         )
 
 
@@ -170,5 +183,6 @@ def level_usage(
         bits=tuple(entropy(total) for total in totals),
         joint_bits=entropy(counts) + (used - 1) / (2 * tokens * np.log(2)),
         size=parsed.codebook_size,
+        used=used,
         tokens=tokens,
     )
