@@ -217,6 +217,18 @@ def test_cosines_and_correlations_equal_scipy():
     )
 
 
+def test_tokens_that_are_not_decoded_have_no_part_in_a_prediction():
+    labels = np.arange(400) % 4
+    latents = normal(400, 8, 4)
+    latents[:, 4:] += 5 * normal(4, 1, 4, seed=1)[labels]
+    active = np.broadcast_to(np.arange(8) < 4, (400, 8))
+    result = probes(latents, labels, active=active)
+    kept = probes(latents[:, :4], labels)
+    assert probes(latents, labels).best.accuracy > 0.95
+    assert [p.accuracy for p in result.probes] == [p.accuracy for p in kept.probes]
+    assert result.best.accuracy < 0.4
+
+
 # Alignment
 
 

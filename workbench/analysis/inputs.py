@@ -132,6 +132,24 @@ def class_names(labels: np.ndarray | None, names: tuple[str, ...], n: int) -> tu
     )
 
 
+def with_inactive_at_zero(latents: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Return latents without what the encoder computed for tokens that the decoder does not read.
+
+    Parameters
+    ----------
+    latents : ndarray of float, shape (n, tokens, d)
+        Latent vectors, one per token.
+    active : ndarray of bool, shape (n, tokens)
+        Tokens that the decoder reads.
+
+    Returns
+    -------
+    ndarray of float, shape (n, tokens, d)
+        The latents, with 0 for the other tokens.
+    """
+    return np.where(np.asarray(active, bool)[..., None], latents, 0)
+
+
 def image_set(evidence: Evidence, latents: np.ndarray) -> tuple[object, int]:
     """Return a key that is equal for two runs measured on the same images.
 

@@ -10,7 +10,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.analysis.base import Range, Result
-from workbench.analysis.inputs import check_labels, class_names, flatten_latents
+from workbench.analysis.inputs import (
+    check_labels,
+    class_names,
+    flatten_latents,
+    with_inactive_at_zero,
+)
 from workbench.analysis.plotting.style import COLORS, MAGNITUDE_SCALE, apply_theme
 from workbench.analysis.stats.intervals import mean_interval
 from workbench.analysis.stats.sampling import Subset, subsample
@@ -241,6 +246,7 @@ def probes(
     latents: np.ndarray,
     labels: np.ndarray,
     names: tuple[str, ...] = (),
+    active: np.ndarray | None = None,
     *,
     seed: Annotated[int, Range(0, 999)] = 0,
 ) -> Probes:
@@ -261,6 +267,8 @@ def probes(
         Class of each image.
     names : tuple of str
         Names of the classes.
+    active : ndarray of bool, shape (n, tokens), optional
+        Tokens that the decoder reads; the others have no part in the prediction.
     seed : int
         Seed of the split.
 
@@ -284,7 +292,7 @@ def probes(
     >>> probes(latents, labels).best.accuracy
     1.0
     """
-    task = _Task.create(latents, labels, names, seed)
+    task = _Task.create(latents, labels, names, active, seed)
     true_classes = task.target[task.test]
     shuffled_labels = np.random.default_rng(seed + 1).permutation(task.training_labels)
     results = []
@@ -320,7 +328,12 @@ def probes(
 
 
 def whole_image_accuracies(
-    latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = (), *, seed: int = 0
+    latents: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...] = (),
+    active: np.ndarray | None = None,
+    *,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Compute the accuracies of `probes` on whole images, without intervals and nulls.
 
@@ -332,6 +345,8 @@ def whole_image_accuracies(
         Class of each image.
     names : tuple of str
         Names of the classes.
+    active : ndarray of bool, shape (n, tokens), optional
+        Tokens that the decoder reads; the others have no part in the prediction.
     seed : int
         Seed of the split.
 
@@ -345,7 +360,7 @@ def whole_image_accuracies(
     NotApplicable, UserError
         As for `probes`.
     """
-    task = _Task.create(latents, labels, names, seed)
+    task = _Task.create(latents, labels, names, active, seed)
     true_classes = task.target[task.test]
     return {
         method: float(
@@ -356,7 +371,12 @@ def whole_image_accuracies(
 
 
 def linear_hits(
-    latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = (), *, seed: int = 0
+    latents: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...] = (),
+    active: np.ndarray | None = None,
+    *,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return which test images the linear probe of `probes` on whole images classifies correctly.
 
@@ -371,6 +391,8 @@ def linear_hits(
         Class of each image.
     names : tuple of str
         Names of the classes.
+    active : ndarray of bool, shape (n, tokens), optional
+        Tokens that the decoder reads; the others have no part in the prediction.
     seed : int
         Seed of the split.
 
@@ -383,7 +405,7 @@ def linear_hits(
     NotApplicable, UserError
         As for `probes`.
     """
-    task = _Task.create(latents, labels, names, seed)
+    task = _Task.create(latents, labels, names, active, seed)
     predicted = task.predict(logistic_probe, task.rows, task.training_labels)
     return predicted == task.target[task.test]
 
@@ -402,7 +424,12 @@ class _Task:
 
     @classmethod
     def create(
-        cls, latents: np.ndarray, labels: np.ndarray, names: tuple[str, ...], seed: int
+        cls,
+        latents: np.ndarray,
+        labels: np.ndarray,
+        names: tuple[str, ...],
+        active: np.ndarray | None,
+        seed: int,
     ) -> "_Task":
         check_labels(labels, len(latents), "A probe")
         texts = class_names(labels, names, len(latents))
@@ -418,10 +445,16 @@ class _Task:
         max_dims = int(MAX_STEP_OPERATIONS // max(1, n * len(distinct_labels)))
         if int(np.prod(latents.shape[1:])) <= max_dims:
             latents = latents if n == len(latents) else latents[sampled]
+            if active is not None:
+                latents = with_inactive_at_zero(latents, active[sampled])
             rows = flatten_latents(latents, MIN_IMAGES, "Probing")
-            pooled = rows.reshape(n, *latents.shape[1:]).mean(axis=1)
+            pooled = rows.reshape(n, *latents.shape[1:]).sum(axis=1)
         else:
-            rows, pooled = _projected(latents, sampled, sampled[np.sort(train)], max_dims, seed)
+            rows, pooled = _projected(
+                latents, active, sampled, sampled[np.sort(train)], max_dims, seed
+            )
+        num_tokens = np.full(n, latents.shape[1]) if active is None else active[sampled].sum(axis=1)
+        pooled = pooled / np.maximum(num_tokens, 1)[:, None]
         if len(distinct_labels) < 2:
             raise NotApplicable(
                 f"Probing needs at least two classes; all {n} images are of class {texts[0]}."
@@ -474,15 +507,20 @@ def _sample_images(labels: np.ndarray, random: np.random.Generator) -> np.ndarra
 
 
 def _projected(
-    latents: np.ndarray, images: np.ndarray, training_images: np.ndarray, dims: int, seed: int
+    latents: np.ndarray,
+    active: np.ndarray | None,
+    images: np.ndarray,
+    training_images: np.ndarray,
+    dims: int,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return random combinations of the standardized numbers of images, and their token means.
+    """Return random combinations of the standardized numbers of images, and their token sums.
 
     The latents are read in blocks, because they may not fit into memory.
     """
     from sklearn.random_projection import SparseRandomProjection
 
-    moments = ElementMoments.from_blocks(_blocks(latents, training_images))
+    moments = ElementMoments.from_blocks(_blocks(latents, active, training_images))
     deviation = np.sqrt(moments.variance)
     deviation[deviation == 0] = 1
     projection = SparseRandomProjection(dims, random_state=seed, dense_output=True)
@@ -490,23 +528,27 @@ def _projected(
     rows = np.empty((len(images), dims))
     pooled = np.empty((len(images), latents.shape[2]))
     done = 0
-    for block in _blocks(latents, images):
+    for block in _blocks(latents, active, images):
         part = slice(done, done + len(block))
         scaled = ((block - moments.mean) / deviation).reshape(len(block), -1)
         is_invalid = ~np.isfinite(scaled).all(axis=1)
         scaled[is_invalid] = 0
         rows[part] = projection.transform(scaled)
         rows[part][is_invalid] = np.nan  # counted and refused below
-        pooled[part] = block.mean(axis=1)
+        pooled[part] = block.sum(axis=1)
         done += len(block)
     return flatten_latents(rows[:, None], MIN_IMAGES, "Probing"), pooled
 
 
-def _blocks(latents: np.ndarray, images: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(
+    latents: np.ndarray, active: np.ndarray | None, images: np.ndarray
+) -> Iterator[np.ndarray]:
     """Read images in blocks of bounded size, as float64 of shape (m, tokens, d)."""
     step = max(1, MAX_BLOCK_VALUES // int(np.prod(latents.shape[1:])))
     for start in range(0, len(images), step):
-        yield np.asarray(latents[images[start : start + step]], np.float64)
+        part = images[start : start + step]
+        block = np.asarray(latents[part], np.float64)
+        yield block if active is None else with_inactive_at_zero(block, active[part])
         release_mapped_pages()
 
 
