@@ -46,8 +46,8 @@ def _add_histograms(figure: go.Figure, result: CodeDistances) -> None:
     distances = np.concatenate([codebook.distances for codebook in result.codebooks])
     is_used = np.concatenate([codebook.is_used for codebook in result.codebooks])
     low, high = float(distances.min()), float(distances.max())
-    if high - low <= EQUAL_RATIO * high:  # a regular codebook: all codes in the middle
-        low, high = 0.0, 2 * high or 1.0
+    if high - low <= EQUAL_RATIO * high:  # a regular codebook: all codes in the middle of a bin
+        low, high = 0.0, high * NUM_BINS / (NUM_BINS / 2 + 0.5) or 1.0
     edges = np.linspace(low, high, NUM_BINS + 1)
     used_style: dict[str, Any] = {"color": COLORS[0]}
     dead_style: dict[str, Any] = {"color": DEAD_COLOR, "pattern": {"shape": "x", "size": 5}}

@@ -92,7 +92,7 @@ class SettingEffects(Result):
             sentences.append(f"Excluded (no {self.info.label}): {', '.join(self.excluded)}.")
         if self.other_images:
             sentences.append(
-                f"Excluded (measured on other images, on another number of them, or with another"
+                "Excluded (measured on other images, on another number of them, or with another"
                 f" feature extractor): {', '.join(self.other_images)}."
             )
         return " ".join(sentences)

@@ -204,7 +204,7 @@ class TrainTab:
             raise UserError(f"{len(points):,} combinations are too many; at most {MAX_TRIALS}.")
         trials = {f"{name}-{_suffix(point)}": shared | point for point in points}
         if len(trials) < len(points):
-            raise UserError("Two combinations have the same name of a run; start them apart.")
+            raise UserError("Two combinations have the same run name; start them separately.")
         return trials
 
     def _count(self) -> None:
